@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Every message that crosses between host and guest.
+//!
+//! Not here: transport (vsock on one side, a Unix socket on the other) and behaviour. The agent serves
+//! these messages, `cube-runtime` sends them.
+
+/// Messages and the ttrpc service of `proto/agent.proto`.
+#[allow(
+    missing_docs,
+    clippy::all,
+    clippy::pedantic,
+    clippy::unwrap_used,
+    reason = "generated code; the documentation is in the proto file"
+)]
+pub mod v1 {
+    include!(concat!(env!("OUT_DIR"), "/protocol.rs"));
+}
+
+/// Version of this protocol; host and agent must agree on it before anything else is said.
+pub const PROTOCOL_VERSION: u32 = 1;
+
+/// vsock port of the ttrpc service.
+pub const CONTROL_PORT: u32 = 1024;
+
+/// vsock port of the stdio streams.
+pub const STREAM_PORT: u32 = 1025;

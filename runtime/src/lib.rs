@@ -1,0 +1,2 @@
+// SPDX-License-Identifier: Apache-2.0
+//! the waist: one sandbox, its microVM and its processes.

@@ -1,0 +1,2 @@
+// SPDX-License-Identifier: Apache-2.0
+//! virtio devices over MMIO, without a hypervisor.
