@@ -52,7 +52,7 @@ class Kernel:
         for directory in ("bin", "dev", "lower", "proc", "root", "sys", "upper"):
             archive.add(directory, stat.S_IFDIR | 0o755)
         archive.add("bin/busybox", stat.S_IFREG | 0o755, BUSYBOX.read_bytes())
-        for applet in ("cat", "hostname", "insmod", "ip", "ln", "mkdir", "mount", "sh", "switch_root"):
+        for applet in ("cat", "chroot", "hostname", "insmod", "ip", "ln", "mkdir", "mount", "sh", "switch_root"):
             archive.add(f"bin/{applet}", stat.S_IFLNK | 0o777, b"busybox")
         overlay = self.modules / "kernel" / "fs" / "overlayfs" / "overlay.ko"
         archive.add("overlay.ko", stat.S_IFREG | 0o644, overlay.read_bytes())
