@@ -7,8 +7,10 @@ import signal
 import sys
 from pathlib import Path
 
+from places import CACHE, CHECKOUT, Missing
+
 from . import disk
-from .kernel import CACHE, CHECKOUT, Kernel, Missing
+from .kernel import Kernel
 from .machine import Machine
 from .session import Died, Session, TimedOut
 

@@ -8,7 +8,7 @@ import fcntl
 import os
 import subprocess
 
-from .kernel import CACHE, Missing
+from places import CACHE, Missing
 
 SIZE = 32 << 30  # sparse: costs what is written
 BLOCK = 1 << 20

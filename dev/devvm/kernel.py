@@ -11,15 +11,10 @@ import stat
 import sys
 from pathlib import Path
 
-CACHE = Path(os.environ.get("CUBE_CACHE") or "/var/cache/cube")
-CHECKOUT = Path(__file__).resolve().parents[2]
-RESULTS = CHECKOUT / "target" / "results"
+from places import CACHE, RESULTS, Missing
+
 GUEST = Path(__file__).resolve().parent / "guest"
 BUSYBOX = Path("/bin/busybox")
-
-
-class Missing(Exception):
-    """Something that `dev/setup` provides is not there."""
 
 
 class Kernel:

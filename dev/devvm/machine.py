@@ -11,7 +11,7 @@ import signal
 import socket
 import subprocess
 
-from .kernel import RESULTS, Missing
+from places import RESULTS, Missing
 
 PORTS = ("control", "stdin", "stdout", "stderr")
 VIRTIOFSD = ("/usr/lib/qemu/virtiofsd", "/usr/libexec/virtiofsd")
