@@ -1,2 +1,49 @@
 // SPDX-License-Identifier: Apache-2.0
-//! the waist: one sandbox, its microVM and its processes.
+//! The waist of Cube: one sandbox, its microVM, its containers and processes.
+//!
+//! Doors (the containerd shim; later the E2B bridge) translate into [`Sandbox`] and do nothing else;
+//! below it are the VMM's control socket and the guest agent's ttrpc service. This crate emulates no
+//! hardware, speaks no containerd API and owns no long-lived daemon: everything that must survive
+//! its process is in the files of [`layout`].
+//!
+//! ```text
+//! Config, SandboxSpec --> Sandbox::create --> create_container --> create_process --> Process::start
+//!                            |                     |                    |                 |
+//!                  layout, cgroup, vmm,       rootfs, slots,         stream          wait, signal,
+//!                  guest (greet, claim)          hooks                               resize, delete
+//! ```
+//!
+//! | module | what |
+//! |---|---|
+//! | [`config`] | the configuration file |
+//! | [`layout`] | the directory of each sandbox and what is in it |
+//! | [`spec`] | from an OCI spec to the size and identity of a machine |
+//! | [`sandbox`] | the waist itself |
+//! | [`container`] | one container of a sandbox |
+//! | [`process`] | one process: streams, signals, exit |
+//! | [`rootfs`] | from containerd's mounts to a disk for a block slot |
+//! | [`reap`] | removing a sandbox from its files alone |
+
+pub mod config;
+pub mod container;
+pub mod error;
+pub mod exit;
+pub mod guest;
+pub mod layout;
+pub mod process;
+pub mod reap;
+pub mod rootfs;
+pub mod sandbox;
+pub mod spec;
+
+pub use config::Config;
+pub use container::{ContainerError, ContainerSpec};
+pub use error::Kind;
+pub use exit::VmmExit;
+pub use guest::GuestError;
+pub use layout::{Layout, SandboxKey};
+pub use process::{Command, Exit, Process, SpawnError};
+pub use reap::reap;
+pub use rootfs::RootfsMount;
+pub use sandbox::{CreateError, DestroyError, GuestPid, Sandbox, Stats};
+pub use spec::{SandboxSpec, SpecError};

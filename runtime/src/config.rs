@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The configuration file, `/etc/cube/config.toml`. Every field has a default; no file is a full one.
+//!
+//! Environment variables win over the file: `CUBE_CONFIG` names it, `CUBE_IMAGE`, `CUBE_RUN`,
+//! `CUBE_VMM` and `CUBE_TRACE` replace single fields.
+
+use std::env;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+/// Where the configuration is looked for.
+pub const DEFAULT_PATH: &str = "/etc/cube/config.toml";
+
+/// What an operator may set.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Directory of the guest image: `vmlinuz`, `initramfs`, `manifest.json`.
+    pub image: PathBuf,
+    /// Directory of live sandboxes. Short: a socket path in it may have 107 bytes.
+    pub run: PathBuf,
+    /// The `cube-vmm` binary; none: beside the running program, then PATH.
+    pub vmm: Option<PathBuf>,
+    /// Added to the guest's kernel command line.
+    pub cmdline: String,
+    /// Virtual processors of a sandbox that asks for none.
+    pub vcpus: u8,
+    /// Memory in MiB of a sandbox that asks for none.
+    pub memory_mib: u32,
+    /// Memory in MiB that a guest needs besides its containers: added to a container's limit.
+    pub memory_overhead_mib: u32,
+    /// First of the 2^22 user and group ids that VMMs run as: each takes this plus its process id.
+    pub vmm_uid_base: u32,
+    /// Longest time in seconds from the VMM's start to the agent's first answer.
+    pub boot_timeout_s: u64,
+    /// `oom_score_adj` of the VMM, relative to that of the process that starts it.
+    pub oom_score_adj: i32,
+    /// Whether each stage of a start is logged with its time.
+    pub trace: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            image: "/var/lib/cube/image".into(),
+            run: "/run/cube".into(),
+            vmm: None,
+            cmdline: String::new(),
+            vcpus: 2,
+            memory_mib: 2048,
+            memory_overhead_mib: 256,
+            // The range that no system-wide convention gives to anybody (systemd's UIDS-GIDS document).
+            vmm_uid_base: 0x7000_0000,
+            // Hardware needs less than a second; a host that emulates virtualisation 40 times that.
+            boot_timeout_s: 120,
+            oom_score_adj: 1,
+            trace: false,
+        }
+    }
+}
+
+impl Config {
+    /// Reads the file that `CUBE_CONFIG` names, or the default one if it exists; then the environment.
+    pub fn load() -> Result<Self, ConfigError> {
+        let mut config = match env::var_os("CUBE_CONFIG") {
+            Some(path) => Self::read(Path::new(&path))?,
+            None => match Self::read(Path::new(DEFAULT_PATH)) {
+                Err(ConfigError::Read { source, .. })
+                    if source.kind() == io::ErrorKind::NotFound =>
+                {
+                    Self::default()
+                }
+                other => other?,
+            },
+        };
+        config.override_from(|name| env::var_os(name).map(PathBuf::from));
+        Ok(config)
+    }
+
+    /// Reads one file.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+            path: path.into(),
+            source,
+        })?;
+        toml::from_str(&text).map_err(|source| ConfigError::Parse {
+            path: path.into(),
+            source: Box::new(source),
+        })
+    }
+
+    /// Longest time from the VMM's start to the agent's first answer.
+    pub fn boot_timeout(&self) -> Duration {
+        Duration::from_secs(self.boot_timeout_s)
+    }
+
+    fn override_from(&mut self, var: impl Fn(&str) -> Option<PathBuf>) {
+        if let Some(image) = var("CUBE_IMAGE") {
+            self.image = image;
+        }
+        if let Some(run) = var("CUBE_RUN") {
+            self.run = run;
+        }
+        if let Some(vmm) = var("CUBE_VMM") {
+            self.vmm = Some(vmm);
+        }
+        if let Some(trace) = var("CUBE_TRACE") {
+            self.trace = trace.as_os_str() != "0" && !trace.as_os_str().is_empty();
+        }
+    }
+}
+
+/// What can be wrong with the configuration.
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    /// The file could not be read.
+    #[error("the configuration {} could not be read", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The file is not a configuration.
+    #[error("the configuration {} is not valid", path.display())]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        source: Box<toml::de::Error>,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_file_is_the_default() {
+        assert_eq!(toml::from_str::<Config>("").unwrap(), Config::default());
+    }
+
+    #[test]
+    fn an_unknown_field_is_refused_by_name() {
+        let error = toml::from_str::<Config>("memori_mib = 1").unwrap_err();
+        assert!(error.to_string().contains("memori_mib"), "{error}");
+    }
+
+    #[test]
+    fn the_environment_wins_over_the_file() {
+        let mut config: Config = toml::from_str("image = \"/a\"\nrun = \"/b\"").unwrap();
+        config.override_from(|name| match name {
+            "CUBE_IMAGE" => Some("/c".into()),
+            "CUBE_TRACE" => Some("1".into()),
+            _ => None,
+        });
+        assert_eq!(config.image, Path::new("/c"));
+        assert_eq!(config.run, Path::new("/b"));
+        assert!(config.trace);
+    }
+
+    #[test]
+    fn a_missing_file_names_itself() {
+        let error = Config::read(Path::new("/nonexistent/config.toml")).unwrap_err();
+        assert!(error.to_string().contains("/nonexistent/config.toml"));
+    }
+}
