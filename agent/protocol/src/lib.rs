@@ -1,13 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Every message that crosses between host and guest.
 //!
+//! Two ports of the guest's vsock: [`CONTROL_PORT`] carries the ttrpc service of [`v1`], [`STREAM_PORT`]
+//! the bytes of processes, one connection per stream, each opened by a [`StreamHello`].
+//!
 //! Not here: transport (vsock on one side, a Unix socket on the other) and behaviour. The agent serves
 //! these messages, `cube-runtime` sends them.
+//!
+//! A change that adds an optional field or a call keeps [`PROTOCOL_VERSION`]; anything that an older peer
+//! would misread raises it. `tests/surface.rs` freezes both forms, so that either is a reviewed change.
+
+mod stream;
+
+pub use stream::{HelloError, MAX_HELLO_LEN, MAX_ID_LEN, Stdio, StreamAnswer, StreamHello};
 
 /// Messages and the ttrpc service of `proto/agent.proto`.
 #[allow(
     missing_docs,
     clippy::all,
+    clippy::allow_attributes_without_reason,
     clippy::pedantic,
     clippy::unwrap_used,
     reason = "generated code; the documentation is in the proto file"

@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The wire surface is frozen: every call, field, number and type of `proto/agent.proto` as one line each,
+//! compared with `surface.golden`. `UPDATE_GOLDEN=1` rewrites it, and the difference is what a review sees.
+
+use std::path::Path;
+
+use cube_protocol::v1::agent::file_descriptor;
+use protobuf::descriptor::{DescriptorProto, FieldDescriptorProto};
+
+#[test]
+fn the_surface_equals_the_golden_file() {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/surface.golden");
+    let surface = surface();
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(&golden, &surface).unwrap();
+    }
+    let frozen = std::fs::read_to_string(&golden).unwrap();
+    assert_eq!(
+        surface, frozen,
+        "the protocol changed: see the crate's documentation, then run with UPDATE_GOLDEN=1"
+    );
+}
+
+fn surface() -> String {
+    let file = file_descriptor().proto();
+    let mut lines = vec![
+        format!("version {}", cube_protocol::PROTOCOL_VERSION),
+        format!("control port {}", cube_protocol::CONTROL_PORT),
+        format!("stream port {}", cube_protocol::STREAM_PORT),
+    ];
+    for service in &file.service {
+        for method in &service.method {
+            lines.push(format!(
+                "{}.{}.{}({}) {}",
+                file.package(),
+                service.name(),
+                method.name(),
+                method.input_type(),
+                method.output_type(),
+            ));
+        }
+    }
+    for message in &file.message_type {
+        push_message(&mut lines, message);
+    }
+    lines.join("\n") + "\n"
+}
+
+fn push_message(lines: &mut Vec<String>, message: &DescriptorProto) {
+    lines.push(message.name().to_owned());
+    for field in &message.field {
+        lines.push(format!(
+            "{}.{} = {} {}",
+            message.name(),
+            field.name(),
+            field.number(),
+            type_of(field),
+        ));
+    }
+    for nested in &message.nested_type {
+        push_message(lines, nested);
+    }
+}
+
+fn type_of(field: &FieldDescriptorProto) -> String {
+    format!(
+        "{:?} {:?} {}",
+        field.label(),
+        field.type_(),
+        field.type_name()
+    )
+    .to_lowercase()
+    .trim_end()
+    .to_owned()
+}
