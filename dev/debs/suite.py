@@ -65,6 +65,13 @@ class Suite:
         subprocess.run(["dpkg-deb", "-x", archive, target], check=True)
         archive.unlink()
 
+    def unpack_with_dependencies(self, packages, target):
+        """Unpacks packages and everything that they need on an empty system."""
+        self._apt("apt-get", "install", "-q", "--yes", "--download-only", "--no-install-recommends", *packages)
+        target.mkdir(parents=True, exist_ok=True)
+        for archive in sorted((self.directory / "cache" / "archives").glob("*.deb")):
+            subprocess.run(["dpkg-deb", "-x", archive, target], check=True)
+
     def _apt(self, program, *arguments, cwd=None):
         here = self.directory
         options = {

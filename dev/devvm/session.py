@@ -26,38 +26,43 @@ class TimedOut(Exception):
 class Session:
     """Runs one request in one machine."""
 
-    def __init__(self, machine, request):
+    def __init__(self, machine, request, console_file=None):
         self.machine, self.request = machine, request
         self.events = queue.Queue()
         self.console = bytearray()
-        self.started = None
+        self.console_file = console_file
+        self.deadline, self.limit = None, None
 
-    def run(self, timeout=None):
-        """Returns the command's exit code."""
-        self._thread(self._read_console)
-        self._thread(self._read_control)
-        self._thread(self._watch_qemu)
+    def start(self, timeout=None):
+        """Returns when the command is about to run; `timeout` counts from here and covers it too."""
+        self.limit = timeout
+        self.deadline = None if timeout is None else time.monotonic() + timeout
+        for job in (self._read_console, self._read_control, self._watch_qemu):
+            self._thread(job)
         self.send(self.request)
-        begun = time.monotonic()
-        self._wait_for("started", BOOT_LIMIT_SECONDS if timeout is None else min(timeout, BOOT_LIMIT_SECONDS), "boot")
-        self.started = time.monotonic() - begun
+        self._wait_for("started", BOOT_LIMIT_SECONDS)
+
+    def finish(self):
+        """Carries the streams and returns the command's exit code."""
         self._thread(self._copy_input)
-        outputs = [Output(self.machine.ports[name], stream, self.events)
-                   for name, stream in (("stdout", 1), ("stderr", 2))]
-        left = None if timeout is None else max(0, timeout - self.started)
-        result = self._wait_for("exit", left, "command")
-        outputs[0].wait(result["stdout"])
-        outputs[1].wait(result["stderr"])
+        ports = self.machine.ports
+        outputs = {name: Output(ports[name], stream, self.events) for name, stream in (("stdout", 1), ("stderr", 2))}
+        result = self._wait_for("exit")
+        for name, output in outputs.items():
+            output.wait(result[name])
         return result["exit"]
 
     def send(self, message):
         self.machine.ports["control"].sendall(json.dumps(message).encode() + b"\n")
 
-    def _wait_for(self, what, seconds, phase):
+    def _wait_for(self, what, limit=None):
+        left = None if self.deadline is None else max(0, self.deadline - time.monotonic())
         try:
-            event = self.events.get(timeout=seconds)
+            event = self.events.get(timeout=left if limit is None or (left is not None and left < limit) else limit)
         except queue.Empty:
-            raise TimedOut(f"{phase} took longer than {seconds:.0f} s") from None
+            if self.deadline is None or time.monotonic() < self.deadline:
+                raise Died(f"no command after {limit} s of booting") from None
+            raise TimedOut(f"{self.limit:g} s were not enough for {self.request['argv']}") from None
         if "died" in event:
             raise Died(event["died"])
         if "status" in event:
@@ -69,9 +74,11 @@ class Session:
         threading.Thread(target=function, daemon=True).start()
 
     def _read_console(self):
-        while data := receive(self.machine.console):
-            self.console += data
-            del self.console[:-CONSOLE_KEPT]
+        with open(self.console_file or os.devnull, "wb", buffering=0) as copy:
+            while data := receive(self.machine.console):
+                copy.write(data)
+                self.console += data
+                del self.console[:-CONSOLE_KEPT]
 
     def _read_control(self):
         rest = b""
