@@ -18,6 +18,7 @@ from .session import Died, Session, TimedOut
 
 EXIT_TIMED_OUT = 124  # as timeout(1)
 EXIT_VM_FAILED = 125  # the VM, not the command
+EXIT_NOT_RUN = 2
 PASSED_PREFIXES = ("CUBE_", "RUST_", "LC_")
 PASSED_NAMES = ("CI", "HOME", "LANG", "TERM", "NO_COLOR")
 SHELL = ["bash", "-i"]
@@ -40,7 +41,8 @@ def main():
     try:
         return run(options)
     except (Missing, disk.Busy) as error:
-        return fail(error)
+        print(f"dev/vm: {error}", file=sys.stderr)
+        return EXIT_NOT_RUN
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
 
@@ -94,7 +96,8 @@ def run(options):
         return EXIT_TIMED_OUT
     except Died as error:
         show_console(session, machine)
-        return fail(f"THE DEVELOPMENT VM FAILED, not the command: {error}")
+        print(f"dev/vm: THE DEVELOPMENT VM FAILED, not the command: {error}", file=sys.stderr)
+        return EXIT_VM_FAILED
     finally:
         machine.close()
 
@@ -132,8 +135,3 @@ def show_console(session, machine):
     print("--- the end of the VM's console", file=sys.stderr)
     sys.stderr.write(session.console.decode(errors="replace")[-8192:])
     print("\n---", file=sys.stderr)
-
-
-def fail(reason):
-    print(f"dev/vm: {reason}", file=sys.stderr)
-    return EXIT_VM_FAILED

@@ -27,8 +27,9 @@ class Layer:
         self._add(path, tarfile.SYMTYPE, 0o777, 0, link=target)
 
     def hardlink(self, path, target):
-        """`target` must come before `path` in the order of paths."""
-        self._add(path, tarfile.LNKTYPE, 0o644, 0, link=target)
+        """`target` has to be there, and before `path` in the order of paths."""
+        original = self.entries[target][0]
+        self._add(path, tarfile.LNKTYPE, original.mode, original.uid, link=target)
 
     def tree(self, root):
         """Everything below a directory of the host; hard links become files of their own."""

@@ -62,6 +62,7 @@ def python():
 def layers():
     """Each path says what has to be seen in the end."""
     changed = Layer()
+    changed.directory("data")
     for name in ("kept", "removed", "replaced"):
         changed.file(f"data/{name}", f"{name} in layer 1\n".encode())
     for name in ("removed-directory", "opaque"):

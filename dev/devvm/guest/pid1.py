@@ -110,7 +110,7 @@ def become(request, *streams):
     except OSError as error:
         reason = error
     finally:
-        os.write(2, f"dev/vm: cannot run {argv[0]}: {reason.strerror}\n".encode())
+        os.write(2, f"dev/vm: cannot run {argv[0]} in {request['cwd']}: {reason.strerror}\n".encode())
         os._exit(code)
 
 

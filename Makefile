@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+# `make` lists what there is. Each target does what it needs first and skips what is done;
+# anything longer than a few lines is a script in dev/.
+
+IMAGE := target/image
+export CUBE_CACHE ?= /var/cache/cube
+
+.DEFAULT_GOAL := help
+.PHONY: help setup build image images test test-pure test-vm test-e2e demo fmt lint clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## install and unpack what this machine lacks (as root, on Debian 12 or later)
+	@dev/setup
+
+build: setup ## the programs, optimised: target/release
+	@dev/step build cargo build --release --locked --workspace --bins
+
+image: build ## the guest image: kernel, modules, agent
+	@dev/step "guest image" agent/image/build $(IMAGE)
+
+images: setup ## the container images that tests and the demonstration use
+	@dev/images
+
+test: build image images ## everything CI runs: all tests, in the development VM where KVM is not usable
+	@dev/test
+
+test-pure: setup ## tests that need neither KVM nor root
+	@dev/test pure
+
+test-vm: build image ## tests of virtual machines
+	@dev/test vm
+
+test-e2e: build image images ## tests with real containerds
+	@dev/test e2e
+
+demo: build image images ## a Python container in its own microVM, from nothing
+	@dev/demo
+
+fmt: ## format the code
+	@cargo fmt --all
+
+lint: ## format, clippy and the tidy rules, as CI wants them
+	@dev/step format cargo fmt --all --check
+	@dev/step clippy cargo clippy --workspace --all-targets --locked -- -D warnings
+	@dev/step tidy cargo test --quiet --locked -p cube-tests --test tidy
+
+clean: ## remove what all of this made: target, caches, development state
+	@dev/clean

@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs test programs, shows what they say, counts what passed."""
+
+import os
+import re
+import subprocess
+import time
+
+RESULT = re.compile(r"^test result: \w+\. (\d+) passed; (\d+) failed; (\d+) ignored", re.MULTILINE)
+SKIP = re.compile(r"^skipped: ", re.MULTILINE)  # what a test prints when its host cannot run it
+
+
+class Counts:
+    """passed, failed, skipped; a skipped test has not passed."""
+
+    def __init__(self, passed=0, failed=0, skipped=0):
+        self.passed, self.failed, self.skipped = passed, failed, skipped
+
+    def __add__(self, other):
+        return Counts(self.passed + other.passed, self.failed + other.failed, self.skipped + other.skipped)
+
+    def __str__(self):
+        return f"{self.passed} passed, {self.failed} failed, {self.skipped} skipped"
+
+
+def programs(level, entries, live):
+    """Runs programs one after the other; `live` shows their output as it comes, else only a failure's."""
+    return sum((program(level, entry, live) for entry in entries), Counts())
+
+
+def program(level, entry, live):
+    begun = time.monotonic()
+    environment = {**os.environ, "CARGO_MANIFEST_DIR": entry["directory"]}
+    process = subprocess.Popen(
+        [entry["path"], "--show-output"], cwd=entry["directory"], env=environment, text=True, errors="replace",
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )
+    output = ""
+    for line in process.stdout:
+        output += line
+        if live:
+            print(line, end="", flush=True)
+    counts = count(output, process.wait())
+    if counts.failed and not live:
+        print(output, end="")
+    print(f"test {level}: {entry['name']}: {counts} ({time.monotonic() - begun:.1f} s)", flush=True)
+    return counts
+
+
+def count(output, status):
+    passed, failed, ignored = (sum(map(int, column)) for column in zip((0, 0, 0), *RESULT.findall(output)))
+    skipped = len(SKIP.findall(output))
+    if status != 0 and failed == 0:  # it died before it could count
+        failed = 1
+    return Counts(passed - skipped, failed, ignored + skipped)
