@@ -5,7 +5,7 @@
 //! changes nothing. The guest memory that a chain points to is another matter: it may change at
 //! any time, so whatever is decided upon is copied out first.
 
-use std::num::Wrapping;
+use std::fmt;
 
 use virtio_queue::DescriptorChain;
 use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryMmap};
@@ -53,8 +53,8 @@ pub struct Chain {
 }
 
 impl Chain {
-    /// Reads a chain of at most `limit` descriptors into the recycled `segments`. `None` when the
-    /// chain is malformed: longer than the queue, cut, looped, or with a readable descriptor
+    /// Reads a chain of at most `limit` descriptors into the recycled `segments`, which come back
+    /// when the chain is malformed: longer than the queue, cut, looped, or with a readable descriptor
     /// after a writable one (virtio 1.2, section 2.7.4.2).
     pub(crate) fn parse(
         mut descriptors: DescriptorChain<&GuestMemoryMmap>,
@@ -64,14 +64,12 @@ impl Chain {
         let head = descriptors.head_index();
         segments.clear();
         let mut readable = 0;
-        let mut count = Wrapping(0u16);
         loop {
             let Some(descriptor) = descriptors.next() else {
                 return Err(segments);
             };
-            count += 1;
             let misplaced = !descriptor.is_write_only() && readable != segments.len();
-            if count.0 > limit || misplaced {
+            if segments.len() >= usize::from(limit) || misplaced {
                 return Err(segments);
             }
             // The crate keeps the sum of the lengths below 4 GiB.
@@ -110,7 +108,7 @@ impl Chain {
 }
 
 /// A window of bytes over segments of guest memory.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Span<'a> {
     memory: &'a GuestMemoryMmap,
     segments: &'a [Segment],
@@ -225,5 +223,11 @@ impl<'a> Span<'a> {
             });
         }
         Ok(())
+    }
+}
+
+impl fmt::Debug for Span<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes of guest memory", self.len)
     }
 }
