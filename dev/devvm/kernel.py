@@ -28,13 +28,17 @@ class Kernel:
         (self.modules,) = (self.directory / "lib" / "modules").iterdir()
         self.release = self.modules.name
 
-    def initramfs(self):
-        """The bytes of the initramfs: busybox, init, the one module that mounting the root needs."""
+    def initramfs(self, address):
+        """The bytes of the initramfs: busybox, init, the one module that mounting the root needs.
+
+        `address` is for the network card, empty if there is none.
+        """
         words = {
             "release": self.release,
             "modules": str(self.modules).lstrip("/"),
             "results": str(RESULTS).lstrip("/"),
             "python": os.path.realpath(sys.executable),
+            "address": address,
             "pid1": str(GUEST / "pid1.py"),
         }
         init = (GUEST / "init.sh").read_text()

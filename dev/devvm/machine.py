@@ -13,6 +13,7 @@ import subprocess
 
 from places import RESULTS, Missing
 
+ADDRESS = "10.0.2.15/24"  # where QEMU's user network forwards to
 PORTS = ("control", "stdin", "stdout", "stderr")
 VIRTIOFSD = ("/usr/lib/qemu/virtiofsd", "/usr/libexec/virtiofsd")
 NOISE = ("TCG doesn't support requested feature", "Unexpected poll revents 11")
@@ -44,7 +45,7 @@ class Machine:
         ]
         initrd = os.memfd_create("initrd")
         with open(initrd, "wb", closefd=False) as file:
-            file.write(kernel.initramfs())
+            file.write(kernel.initramfs(ADDRESS if publish else ""))
         inherited += [share.fileno() for share in shares] + [initrd]
         command = [
             qemu(), "-M", "q35", "-cpu", "EPYC,+svm,+npt", "-smp", str(cpus), "-m", f"{memory_mib}M",

@@ -39,11 +39,17 @@ mount --bind /root/@modules@ "$modules"
 mount -t virtiofs results /root/@results@
 
 # What nothing loads by itself (xfs: the kernel looks for modprobe in the initramfs until the switch).
-chroot /root modprobe -a kvm_amd xfs loop tun virtio_blk vhost_vsock br_netfilter
+chroot . modprobe -a kvm_amd xfs loop tun virtio_blk vhost_vsock br_netfilter
 mkdir -p var/lib/cube
 mount -t xfs dev/vda var/lib/cube
 
 ip link set lo up
+address=@address@
+if [ -n "$address" ]; then
+    chroot . modprobe virtio_net
+    ip address add "$address" dev eth0
+    ip link set eth0 up
+fi
 hostname devvm
 ulimit -n 1048576 2>/dev/null || ulimit -n "$(cat /proc/sys/fs/nr_open)"
 
