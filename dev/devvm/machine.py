@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The processes of one development VM: virtiofsd for each share, QEMU for the machine.
+"""The processes of one development VM: a file server for each share, QEMU for the machine.
 
 QEMU's flags are a recipe in which each was tried; the reasons are beside those that surprise.
 """
@@ -13,84 +13,70 @@ import subprocess
 
 from places import RESULTS, Missing
 
+from . import share
+
 ADDRESS = "10.0.2.15/24"  # where QEMU's user network forwards to
 PORTS = ("control", "stdin", "stdout", "stderr")
-VIRTIOFSD = ("/usr/lib/qemu/virtiofsd", "/usr/libexec/virtiofsd")
+# What the programs always say, whether all is well or not.
 NOISE = ("TCG doesn't support requested feature", "Unexpected poll revents 11")
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 LIBC = ctypes.CDLL(None)
 
 
 class Machine:
-    """A running QEMU and its virtiofsd processes. Closing it kills them; so does our own death."""
+    """A running QEMU and its file servers. Closing it kills them; so does our own death."""
 
     def __init__(self, kernel, disk, cpus, memory_mib, publish=()):
         self.processes = []
         self.ports = {}
-        self.console = None
-        # What the programs say, kept for when they fail: they are not silent when all is well.
-        self.messages = os.memfd_create("messages")
+        self.inherited = [disk]  # descriptors that QEMU uses: ours to close once it has them
+        self.messages = os.memfd_create("messages")  # what the programs say, shown when they fail
         try:
-            self._start(kernel, disk, cpus, memory_mib, publish)
+            command = [qemu(), *machine(cpus, memory_mib), *self._boot(kernel, ADDRESS if publish else "")]
+            # A file under /proc/self/fd: QEMU opens it anew, so it may be one without a name.
+            command += ["-drive", f"file=/proc/self/fd/{disk},if=virtio,format=raw,cache=unsafe,discard=unmap"]
+            RESULTS.mkdir(parents=True, exist_ok=True)
+            command += self._share("hostroot", "/", "always") + self._share("results", RESULTS, "auto")
+            command += self._serial_ports() + network(publish)
+            self.qemu = self._spawn(command, self.inherited)
         except BaseException:
             self.close()
             raise
+        finally:
+            for descriptor in self.inherited:
+                os.close(descriptor)
 
-    def _start(self, kernel, disk, cpus, memory_mib, publish):
-        RESULTS.mkdir(parents=True, exist_ok=True)
-        inherited = [disk]
-        shares = [
-            self._share("/", "cache=always"),
-            self._share(RESULTS, "cache=none"),
-        ]
-        initrd = os.memfd_create("initrd")
-        with open(initrd, "wb", closefd=False) as file:
-            file.write(kernel.initramfs(ADDRESS if publish else ""))
-        inherited += [share.fileno() for share in shares] + [initrd]
-        command = [
-            qemu(), "-M", "q35", "-cpu", "EPYC,+svm,+npt", "-smp", str(cpus), "-m", f"{memory_mib}M",
-            # One host thread runs all CPUs in turn: with thread=multi the kernel patching its own
-            # code races with another CPU's translated code, and a run in a dozen dies of it.
-            "-accel", "tcg,thread=single,tb-size=512",
-            # virtiofs is vhost-user: the file server has to see the guest's memory.
-            "-object", f"memory-backend-memfd,id=mem,size={memory_mib}M,share=on", "-numa", "node,memdev=mem",
-            "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none",
-            "-kernel", kernel.vmlinux, "-initrd", f"/proc/self/fd/{initrd}",
-            # panic=-1 with -no-reboot: a panic ends QEMU at once, and an oops is a panic here.
-            "-append", "console=ttyS0 quiet panic=-1 oops=panic mitigations=off apparmor=0",
-            "-drive", f"file=/proc/self/fd/{disk},if=virtio,format=raw,cache=unsafe,discard=unmap",
-            "-device", "virtio-rng-pci",
-        ]
-        for number, (tag, share) in enumerate(zip(("hostroot", "results"), shares)):
-            command += ["-chardev", f"socket,id=fs{number},fd={share.fileno()}"]
-            command += ["-device", f"vhost-user-fs-pci,chardev=fs{number},tag={tag}"]
-        command += ["-device", "virtio-serial-pci"]
-        for number, name in enumerate(PORTS, start=1):
-            self.ports[name], theirs = socket.socketpair()
-            inherited.append(theirs.detach())
-            command += ["-chardev", f"socket,id={name},fd={inherited[-1]}"]
-            command += ["-device", f"virtserialport,chardev={name},name=cube.{name},nr={number}"]
-        self.console, theirs = socket.socketpair()
-        inherited.append(theirs.detach())
-        command += ["-chardev", f"socket,id=console,fd={inherited[-1]}", "-serial", "chardev:console"]
-        command += network(publish)
-        self.qemu = self._spawn(command, inherited)
-        for descriptor in inherited:
-            os.close(descriptor) if descriptor not in [share.fileno() for share in shares] else None
-        for share in shares:
-            share.close()
+    def _boot(self, kernel, address):
+        initramfs = os.memfd_create("initramfs")
+        self.inherited.append(initramfs)
+        with open(initramfs, "wb", closefd=False) as file:
+            file.write(kernel.initramfs(address))
+        # panic=-1 with -no-reboot: a panic ends QEMU at once, and an oops is a panic here.
+        words = "console=ttyS0 quiet panic=-1 oops=panic mitigations=off apparmor=0"
+        return ["-kernel", kernel.vmlinux, "-initrd", f"/proc/self/fd/{initramfs}", "-append", words]
 
-    def _share(self, directory, cache):
-        """Starts a file server for a directory and returns the connection that QEMU is to use."""
+    def _share(self, tag, directory, cache):
+        """Starts a file server for a directory and connects to it on QEMU's behalf."""
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind("")  # a nameless address (unix(7), autobind): nothing in the file system
             listener.listen(1)
             connection = socket.socket(socket.AF_UNIX)
             connection.connect(listener.getsockname())
-            command = [virtiofsd(), f"--fd={listener.fileno()}", "-o", f"source={directory}", "-o", cache]
-            command += ["-o", "sandbox=chroot", "-o", "xattr", "-o", "log_level=err"]
-            self._spawn(command, [listener.fileno()])
-        return connection
+            self.inherited.append(connection.detach())
+            self._spawn(share.server(directory, cache, listener.fileno()), [listener.fileno()])
+        chardev = f"socket,id={tag},fd={self.inherited[-1]}"
+        return ["-chardev", chardev, "-device", f"vhost-user-fs-pci,chardev={tag},tag={tag}"]
+
+    def _serial_ports(self):
+        """The ports of the conversation, and the console: each a socket pair of which QEMU has one end."""
+        options = ["-device", "virtio-serial-pci"]
+        for name in (*PORTS, "console"):
+            self.ports[name], theirs = socket.socketpair()
+            self.inherited.append(theirs.detach())
+            options += ["-chardev", f"socket,id={name},fd={self.inherited[-1]}"]
+        for number, name in enumerate(PORTS, start=1):
+            options += ["-device", f"virtserialport,chardev={name},name=cube.{name},nr={number}"]
+        return [*options, "-serial", "chardev:console"]
 
     def _spawn(self, command, inherited):
         process = subprocess.Popen(
@@ -111,9 +97,20 @@ class Machine:
             process.kill()
         for process in self.processes:
             process.wait()
-        for port in [*self.ports.values(), self.console]:
-            if port is not None:
-                port.close()
+        for port in self.ports.values():
+            port.close()
+
+
+def machine(cpus, memory_mib):
+    return [
+        "-M", "q35", "-cpu", "EPYC,+svm,+npt", "-smp", str(cpus), "-m", f"{memory_mib}M",
+        # One host thread runs all CPUs in turn: with thread=multi the kernel patching its own
+        # code races with another CPU's translated code, and a run in a dozen dies of it.
+        "-accel", "tcg,thread=single,tb-size=512",
+        # virtiofs is vhost-user: the file server has to see the guest's memory.
+        "-object", f"memory-backend-memfd,id=mem,size={memory_mib}M,share=on", "-numa", "node,memdev=mem",
+        "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-device", "virtio-rng-pci",
+    ]
 
 
 def network(publish):
@@ -133,10 +130,3 @@ def qemu():
     if not found:
         raise Missing("no qemu-system-x86_64: run dev/setup first")
     return found
-
-
-def virtiofsd():
-    for path in VIRTIOFSD:
-        if os.access(path, os.X_OK):
-            return path
-    raise Missing(f"no virtiofsd at {' or '.join(VIRTIOFSD)}: run dev/setup first")

@@ -75,7 +75,7 @@ class Session:
 
     def _read_console(self):
         with open(self.console_file or os.devnull, "wb", buffering=0) as copy:
-            while data := receive(self.machine.console):
+            while data := receive(self.machine.ports["console"]):
                 copy.write(data)
                 self.console += data
                 del self.console[:-CONSOLE_KEPT]

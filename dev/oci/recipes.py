@@ -50,8 +50,8 @@ def python():
         for pattern in UNWANTED:
             for path in root.glob(pattern):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
-        precompile(root)
         merge_usr(root)
+        precompile(root)
         layer.tree(root)
     layer.symlink("usr/local/bin/python", "/usr/bin/python3")
     # Not compressed: emulated CPUs are slow at it, and the other images are.
@@ -117,8 +117,9 @@ def precompile(root):
     """Bytecode that is valid whatever the files' times, so that the first start is as fast as the second."""
     library = next(path for path in (root / "usr" / "lib").glob("python3.*") if path.is_dir())
     interpreter = f"/usr/bin/{library.name}"
-    command = [interpreter, "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash", f"/usr/lib/{library.name}"]
-    subprocess.run(["chroot", root, *command], check=True)
+    # -B: what the compiler itself imports must not be written first, with a time in it.
+    compiler = [interpreter, "-B", "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash"]
+    subprocess.run(["chroot", root, *compiler, f"/usr/lib/{library.name}"], check=True)
 
 
 def merge_usr(root):
