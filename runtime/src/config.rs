@@ -9,11 +9,15 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use cube_vmm::config::{MAX_MEMORY_MIB, MAX_VCPUS, MIN_MEMORY_MIB};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 /// Where the configuration is looked for.
 pub const DEFAULT_PATH: &str = "/etc/cube/config.toml";
+
+/// Most processes of a Linux host (`PID_MAX_LIMIT`): a VMM's user id is a base plus its process id.
+const PID_LIMIT: u32 = 1 << 22;
 
 /// What an operator may set.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -83,6 +87,7 @@ impl Config {
             },
         };
         config.override_from(|name| env::var_os(name).map(PathBuf::from));
+        config.check()?;
         Ok(config)
     }
 
@@ -101,6 +106,21 @@ impl Config {
     /// Longest time from the VMM's start to the agent's first answer.
     pub fn boot_timeout(&self) -> Duration {
         Duration::from_secs(self.boot_timeout_s)
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let value = |field, why| Err(ConfigError::Value { field, why });
+        if !(1..=MAX_VCPUS).contains(&self.vcpus) {
+            return value("vcpus", "it must be 1 to 8");
+        }
+        if !(MIN_MEMORY_MIB..=MAX_MEMORY_MIB).contains(&self.memory_mib) {
+            return value("memory_mib", "it must be 128 to 524288");
+        }
+        // Neither root's id, nor one that setresuid(2) takes for "leave it".
+        if self.vmm_uid_base == 0 || self.vmm_uid_base >= u32::MAX - PID_LIMIT {
+            return value("vmm_uid_base", "the 2^22 ids above it must exist");
+        }
+        Ok(())
     }
 
     fn override_from(&mut self, var: impl Fn(&str) -> Option<PathBuf>) {
@@ -138,6 +158,14 @@ pub enum ConfigError {
         /// Where and why.
         source: Box<toml::de::Error>,
     },
+    /// A field has a value that makes no machine.
+    #[error("the configuration's `{field}` is not possible: {why}")]
+    Value {
+        /// The field.
+        field: &'static str,
+        /// What is.
+        why: &'static str,
+    },
 }
 
 #[cfg(test)]
@@ -166,6 +194,23 @@ mod tests {
         assert_eq!(config.image, Path::new("/c"));
         assert_eq!(config.run, Path::new("/b"));
         assert!(config.trace);
+    }
+
+    #[test]
+    fn impossible_values_are_refused_by_field() {
+        Config::default().check().unwrap();
+        for text in [
+            "vcpus = 0",
+            "vcpus = 9",
+            "memory_mib = 1",
+            "vmm_uid_base = 0",
+            "vmm_uid_base = 4294967295",
+        ] {
+            let config: Config = toml::from_str(text).unwrap();
+            let error = config.check().unwrap_err().to_string();
+            let field = text.split(' ').next().unwrap();
+            assert!(error.contains(field), "{error}");
+        }
     }
 
     #[test]

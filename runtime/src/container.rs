@@ -1,12 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
-//! One container of a sandbox.
+//! One container of a sandbox: from its bundle and mounts to a container in the guest, and back.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
+use cube_protocol::v1::agent::BlockRoot;
+use oci_spec::runtime::Spec;
 use thiserror::Error;
+use tokio::sync::Mutex;
 
 use crate::error::Kind;
-use crate::rootfs::RootfsMount;
+use crate::exit::VmmExit;
+use crate::guest::{Guest, GuestError};
+use crate::hooks::{HookError, Hooks, Point};
+use crate::rootfs::{DiskSpec, RootfsError, RootfsMount};
+use crate::slots::{SlotLease, Slots};
+use crate::spec::{self, SpecError};
+use crate::trace;
+use crate::vmm::{Vmm, VmmError};
 
 /// What a container is made of.
 #[derive(Clone, Debug)]
@@ -19,6 +30,144 @@ pub struct ContainerSpec {
     pub spec_json: Vec<u8>,
     /// The root file system as containerd passed it.
     pub rootfs: Vec<RootfsMount>,
+}
+
+/// A container in the guest.
+#[derive(Debug)]
+pub(crate) struct Container {
+    id: String,
+    hooks: Hooks,
+    /// Taken by whoever deletes the container, so that it is deleted once.
+    slot: Mutex<Option<SlotLease>>,
+}
+
+/// The machine that a container is made in.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Machine<'a> {
+    pub(crate) vmm: &'a Vmm,
+    pub(crate) guest: &'a Guest,
+    pub(crate) slots: &'a Slots,
+}
+
+impl Container {
+    /// Checks the spec, puts the disk into a slot, has the guest set the container up, runs the create
+    /// hooks. On failure the guest, the slot and the hooks are as before.
+    pub(crate) async fn create(
+        machine: Machine<'_>,
+        asked: ContainerSpec,
+    ) -> Result<Arc<Self>, ContainerError> {
+        let oci: Spec = serde_json::from_slice(&asked.spec_json).map_err(ContainerError::Json)?;
+        spec::check_container(&oci).map_err(ContainerError::Spec)?;
+        let disk = DiskSpec::from_mounts(&asked.rootfs).map_err(ContainerError::Rootfs)?;
+
+        let attaching = trace::stage("attach");
+        let (disk, slot) = {
+            // It waits for other holders of the disk, if there are any.
+            let opening = tokio::task::spawn_blocking(|| disk.open()).await;
+            let disk = opening
+                .map_err(|_| ContainerError::Abandoned)?
+                .map_err(ContainerError::Rootfs)?;
+            let mut slot = machine.slots.take().ok_or(ContainerError::NoSlot)?;
+            slot.occupy();
+            (disk, slot)
+        };
+        let root = BlockRoot {
+            slot: slot.number().into(),
+            fs_type: disk.fs_type.name().into(),
+            read_only: disk.read_only,
+            ..Default::default()
+        };
+        let attached = machine
+            .vmm
+            .attach(slot.number(), disk.file, disk.read_only)
+            .await;
+        let container = Self {
+            hooks: Hooks::of(&oci, &asked.id, machine.vmm.pid(), &asked.bundle),
+            id: asked.id,
+            slot: Mutex::new(Some(slot)),
+        };
+        if let Err(source) = attached {
+            container.vacate().await;
+            return Err(ContainerError::Attach { source });
+        }
+        drop(attaching);
+
+        if let Err(error) = container.set_up(machine, asked.spec_json, root).await {
+            // The first error is what the caller has to know; what the way back meets is for the log.
+            if let Err(undo) = container.delete(machine).await {
+                tracing::warn!(
+                    container = container.id,
+                    error = %crate::error::chain(&undo),
+                    "a container that could not be created could not be removed either"
+                );
+            }
+            return Err(error);
+        }
+        Ok(Arc::new(container))
+    }
+
+    async fn set_up(
+        &self,
+        machine: Machine<'_>,
+        spec_json: Vec<u8>,
+        root: BlockRoot,
+    ) -> Result<(), ContainerError> {
+        {
+            let _stage = trace::stage("container");
+            machine
+                .guest
+                .create_container(&self.id, spec_json, root)
+                .await
+                .map_err(ContainerError::Guest)?;
+        }
+        let _stage = trace::stage("hooks");
+        for point in [
+            Point::Prestart,
+            Point::CreateRuntime,
+            Point::CreateContainer,
+        ] {
+            self.hooks.run(point).await.map_err(ContainerError::Hook)?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// To be called once the first process runs.
+    pub(crate) async fn started(&self) {
+        self.hooks.run_all(Point::Poststart).await;
+    }
+
+    /// Ends the container in the guest, takes its disk out, runs the poststop hooks. It can be tried
+    /// again after a failure, and does nothing after a success. With the machine gone only the hooks
+    /// are left to do.
+    pub(crate) async fn delete(&self, machine: Machine<'_>) -> Result<(), ContainerError> {
+        let mut slot = self.slot.lock().await;
+        let Some(lease) = slot.as_mut() else {
+            return Ok(());
+        };
+        match machine.guest.delete_container(&self.id).await {
+            Ok(()) => match machine.vmm.detach(lease.number()).await {
+                Ok(()) => lease.vacate(),
+                Err(VmmError::Ended(_)) => {}
+                Err(source) => return Err(ContainerError::Detach { source }),
+            },
+            Err(GuestError::Ended { .. }) => {}
+            Err(source) => return Err(ContainerError::Guest(source)),
+        }
+        *slot = None;
+        self.hooks.run_all(Point::Poststop).await;
+        Ok(())
+    }
+
+    /// Gives back a slot whose disk never came in.
+    async fn vacate(&self) {
+        if let Some(mut lease) = self.slot.lock().await.take() {
+            lease.vacate();
+        }
+    }
 }
 
 /// What can go wrong with a container.
@@ -36,6 +185,45 @@ pub enum ContainerError {
         /// The name.
         id: String,
     },
+    /// The bundle's `config.json` is not an OCI runtime spec.
+    #[error("the container's config.json is not an OCI runtime spec")]
+    Json(#[source] serde_json::Error),
+    /// The spec asks for something that a container here cannot have.
+    #[error("the container's spec cannot be met")]
+    Spec(#[source] SpecError),
+    /// The root file system cannot be used.
+    #[error("the container's root file system cannot be used")]
+    Rootfs(#[source] RootfsError),
+    /// All slots are taken.
+    #[error(
+        "the sandbox has no block slot left: it can hold {} containers",
+        cube_vmm::config::BLOCK_SLOTS
+    )]
+    NoSlot,
+    /// The disk could not be put in.
+    #[error("the container's disk could not be attached")]
+    Attach {
+        /// Why.
+        source: VmmError,
+    },
+    /// The disk could not be taken out.
+    #[error("the container's disk could not be detached")]
+    Detach {
+        /// Why.
+        source: VmmError,
+    },
+    /// The guest could not do its part.
+    #[error("the container could not be handled in the guest")]
+    Guest(#[source] GuestError),
+    /// A hook of the client failed.
+    #[error("a hook of the container failed")]
+    Hook(#[source] HookError),
+    /// The machine ended.
+    #[error("the machine ended: {0}")]
+    Ended(VmmExit),
+    /// This program is shutting down.
+    #[error("the container was given up because this program is ending")]
+    Abandoned,
 }
 
 impl ContainerError {
@@ -44,6 +232,14 @@ impl ContainerError {
         match self {
             ContainerError::Exists { .. } => Kind::AlreadyExists,
             ContainerError::Unknown { .. } => Kind::NotFound,
+            ContainerError::Json(_) => Kind::InvalidArgument,
+            ContainerError::Spec(source) => source.kind(),
+            ContainerError::Rootfs(source) => source.kind(),
+            ContainerError::NoSlot => Kind::ResourceExhausted,
+            ContainerError::Attach { source } | ContainerError::Detach { source } => source.kind(),
+            ContainerError::Guest(source) => source.kind(),
+            ContainerError::Hook(_) => Kind::Internal,
+            ContainerError::Ended(_) | ContainerError::Abandoned => Kind::Unavailable,
         }
     }
 }

@@ -24,18 +24,28 @@
 //! | [`rootfs`] | from containerd's mounts to a disk for a block slot |
 //! | [`reap`] | removing a sandbox from its files alone |
 
+mod cgroup;
 pub mod config;
 pub mod container;
 pub mod error;
 pub mod exit;
+mod footprint;
 pub mod guest;
+mod guest_text;
+pub mod hooks;
+pub mod image;
 pub mod layout;
 pub mod process;
 pub mod reap;
 pub mod rootfs;
 pub mod sandbox;
+mod slots;
 pub mod spec;
+mod trace;
+pub mod vmm;
+pub mod vsock;
 
+pub use cgroup::CgroupError;
 pub use config::Config;
 pub use container::{ContainerError, ContainerSpec};
 pub use error::Kind;

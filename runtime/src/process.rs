@@ -1,14 +1,37 @@
 // SPDX-License-Identifier: Apache-2.0
 //! One process of a container: its streams, signals and end.
+//!
+//! ```text
+//! Sandbox::create_process --> set up, streams connected --start--> runs --> ended --delete--> forgotten
+//! ```
+//!
+//! A task of this module waits for the end from the beginning on, so the end is known to any number of
+//! waiters, also after the process was forgotten and after the machine is gone.
 
-use std::time::SystemTime;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use cube_protocol::v1::agent::WaitProcessResponse;
+use cube_protocol::{Stdio, StreamHello};
 use thiserror::Error;
 use tokio::net::UnixStream;
+use tokio::sync::watch;
 
+use crate::container::Container;
 use crate::error::Kind;
 use crate::exit::VmmExit;
-use crate::guest::GuestError;
+use crate::guest::{Guest, GuestError, StreamError};
+use crate::trace;
+
+/// The status of a process that was killed: 128 + SIGKILL.
+const KILLED: u32 = 137;
+
+/// The status of a process whose end the guest would not tell, as containerd has it
+/// (`UnknownExitStatus`).
+const UNKNOWN: u32 = 255;
+
+/// `SIGKILL`.
+const SIGKILL: u32 = 9;
 
 /// Which process to create.
 #[derive(Clone, Debug, Default)]
@@ -45,60 +68,212 @@ pub struct Exit {
 /// Dropping it does nothing to the process; [`Process::delete`] forgets an ended one.
 #[derive(Debug)]
 pub struct Process {
+    guest: Guest,
+    container: Arc<Container>,
+    exec_id: String,
     pid: u32,
+    streams: Streams,
+    exit: watch::Receiver<Option<Exit>>,
+}
+
+#[derive(Debug)]
+struct Streams {
     stdin: Option<UnixStream>,
     stdout: Option<UnixStream>,
     stderr: Option<UnixStream>,
 }
 
 impl Process {
+    pub(crate) async fn create(
+        guest: Guest,
+        container: Arc<Container>,
+        command: Command,
+    ) -> Result<Self, SpawnError> {
+        let _stage = trace::stage("process");
+        let exec_id = command.exec_id.clone();
+        let wanted = command.clone();
+        let pid = guest
+            .create_process(container.id(), command)
+            .await
+            .map_err(SpawnError::SetUp)?;
+        let streams = match Streams::open(&guest, container.id(), &wanted).await {
+            Ok(streams) => streams,
+            Err(error) => {
+                abandon(&guest, container.id(), &exec_id).await;
+                return Err(error);
+            }
+        };
+        let (sender, exit) = watch::channel(None);
+        let waiting = wait_for_end(
+            guest.clone(),
+            container.id().to_owned(),
+            exec_id.clone(),
+            SystemTime::now(),
+        );
+        tokio::spawn(async move { sender.send_replace(Some(waiting.await)) });
+        Ok(Self {
+            guest,
+            container,
+            exec_id,
+            pid,
+            streams,
+            exit,
+        })
+    }
+
     /// Its process id in the guest's root pid namespace.
     pub fn pid(&self) -> u32 {
         self.pid
     }
 
-    /// The stream into the process, once. Shutting down its write side is the end of its input;
-    /// with a terminal, dropping it leaves the terminal open.
+    /// The stream into the process, once. Shutting down its write side is the end of its input.
     pub fn take_stdin(&mut self) -> Option<UnixStream> {
-        self.stdin.take()
+        self.streams.stdin.take()
     }
 
     /// The stream out of the process, once. Its end comes after the last byte.
     pub fn take_stdout(&mut self) -> Option<UnixStream> {
-        self.stdout.take()
+        self.streams.stdout.take()
     }
 
     /// The error stream out of the process, once.
     pub fn take_stderr(&mut self) -> Option<UnixStream> {
-        self.stderr.take()
+        self.streams.stderr.take()
     }
 
     /// Lets it run. For the first process the container's poststart hooks run too.
     pub async fn start(&self) -> Result<(), GuestError> {
-        std::future::pending().await
+        let _stage = trace::stage("start");
+        self.guest
+            .start_process(self.container.id(), &self.exec_id)
+            .await?;
+        if self.exec_id.is_empty() {
+            self.container.started().await;
+        }
+        Ok(())
     }
 
     /// Sends a signal, to every process of the container if `all`.
     pub async fn signal(&self, signal: u32, all: bool) -> Result<(), GuestError> {
-        let _unused = (signal, all);
-        std::future::pending().await
+        self.guest
+            .signal_process(self.container.id(), &self.exec_id, signal, all)
+            .await
     }
 
     /// Tells the terminal its size.
     pub async fn resize(&self, columns: u16, rows: u16) -> Result<(), GuestError> {
-        let _unused = (columns, rows);
-        std::future::pending().await
+        self.guest
+            .resize_terminal(self.container.id(), &self.exec_id, columns, rows)
+            .await
     }
 
     /// Waits for its end. Any number of waiters, at any time, also after [`Process::delete`]
     /// and after the end of the machine.
     pub async fn wait(&self) -> Exit {
-        std::future::pending().await
+        let mut exit = self.exit.clone();
+        let ended = exit.wait_for(Option::is_some).await;
+        // The waiting task goes away without a word only when the async runtime is being shut down.
+        ended
+            .ok()
+            .and_then(|exit| exit.clone())
+            .unwrap_or_else(|| Exit::of(UNKNOWN))
     }
 
-    /// Forgets an ended process; fails while it runs. Idempotent.
+    /// Forgets an ended process; fails while it runs. Idempotent, and nothing after the end of the
+    /// machine.
     pub async fn delete(&self) -> Result<(), GuestError> {
-        std::future::pending().await
+        match self
+            .guest
+            .delete_process(self.container.id(), &self.exec_id)
+            .await
+        {
+            Err(GuestError::Ended { .. }) => Ok(()),
+            other => other,
+        }
+    }
+}
+
+impl Streams {
+    async fn open(guest: &Guest, id: &str, wanted: &Command) -> Result<Self, SpawnError> {
+        let open = async |stream, wanted_one: bool| {
+            if !wanted_one {
+                return Ok(None);
+            }
+            let hello = StreamHello {
+                container_id: id.to_owned(),
+                exec_id: wanted.exec_id.clone(),
+                stream,
+            };
+            let opened = guest.open_stream(hello).await;
+            opened
+                .map(Some)
+                .map_err(|source| SpawnError::Stream { stream, source })
+        };
+        let (stdin, stdout, stderr) = tokio::try_join!(
+            open(Stdio::Stdin, wanted.stdin),
+            open(Stdio::Stdout, wanted.stdout),
+            open(Stdio::Stderr, wanted.stderr && !wanted.terminal),
+        )?;
+        Ok(Self {
+            stdin,
+            stdout,
+            stderr,
+        })
+    }
+}
+
+impl Exit {
+    fn of(status: u32) -> Self {
+        Self {
+            status,
+            exited_at: SystemTime::now(),
+            oom_killed: false,
+            machine: None,
+        }
+    }
+
+    /// What the guest said, made possible: a status is a byte, and an end is after the beginning and
+    /// not in the future.
+    fn from_guest(answer: &WaitProcessResponse, created_at: SystemTime) -> Self {
+        let said = UNIX_EPOCH.checked_add(Duration::from_nanos(answer.exited_at_ns));
+        let now = SystemTime::now();
+        Self {
+            status: answer.exit_status.min(UNKNOWN),
+            exited_at: said.unwrap_or(now).max(created_at).min(now),
+            oom_killed: answer.oom_killed,
+            machine: None,
+        }
+    }
+}
+
+async fn wait_for_end(guest: Guest, id: String, exec_id: String, created_at: SystemTime) -> Exit {
+    match guest.wait_process(&id, &exec_id).await {
+        Ok(answer) => Exit::from_guest(&answer, created_at),
+        Err(GuestError::Ended { exit, .. }) => Exit {
+            machine: Some(exit),
+            ..Exit::of(KILLED)
+        },
+        Err(error) => {
+            tracing::warn!(
+                container = id,
+                exec_id,
+                error = %crate::error::chain(&error),
+                "the end of a process is not known"
+            );
+            Exit::of(UNKNOWN)
+        }
+    }
+}
+
+/// Ends a process that will never be started.
+async fn abandon(guest: &Guest, id: &str, exec_id: &str) {
+    let ended = async {
+        guest.signal_process(id, exec_id, SIGKILL, false).await?;
+        guest.wait_process(id, exec_id).await?;
+        guest.delete_process(id, exec_id).await
+    };
+    if let Err(error) = ended.await {
+        tracing::debug!(container = id, exec_id, error = %crate::error::chain(&error), "abandoned");
     }
 }
 
@@ -112,15 +287,19 @@ pub enum SpawnError {
         id: String,
     },
     /// The agent refused it or could not be asked.
-    #[error("process {exec_id:?} of container {id:?} could not be set up")]
-    SetUp {
-        /// The container.
-        id: String,
-        /// The process; empty: the first.
-        exec_id: String,
-        /// What the agent said.
-        source: GuestError,
+    #[error("the process could not be set up")]
+    SetUp(#[source] GuestError),
+    /// A stream could not be opened.
+    #[error("{stream:?} of the process could not be connected")]
+    Stream {
+        /// Which.
+        stream: Stdio,
+        /// Why.
+        source: StreamError,
     },
+    /// This program is shutting down.
+    #[error("the process was given up because this program is ending")]
+    Abandoned,
 }
 
 impl SpawnError {
@@ -128,7 +307,34 @@ impl SpawnError {
     pub fn kind(&self) -> Kind {
         match self {
             SpawnError::UnknownContainer { .. } => Kind::NotFound,
-            SpawnError::SetUp { source, .. } => source.kind(),
+            SpawnError::SetUp(source) => source.kind(),
+            SpawnError::Stream { .. } => Kind::Internal,
+            SpawnError::Abandoned => Kind::Unavailable,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_guest_says_of_an_end_is_made_possible() {
+        let created = SystemTime::now() - Duration::from_secs(60);
+        let exit = |exit_status, exited_at_ns| {
+            let answer = WaitProcessResponse {
+                exit_status,
+                exited_at_ns,
+                ..Default::default()
+            };
+            Exit::from_guest(&answer, created)
+        };
+        assert_eq!(exit(143, 0).status, 143);
+        assert_eq!(exit(u32::MAX, 0).status, 255);
+        assert_eq!(exit(0, 0).exited_at, created);
+        assert!(exit(0, u64::MAX).exited_at <= SystemTime::now());
+        let between = created + Duration::from_secs(5);
+        let ns = between.duration_since(UNIX_EPOCH).unwrap().as_nanos();
+        assert_eq!(exit(0, ns.try_into().unwrap()).exited_at, between);
     }
 }

@@ -1,17 +1,41 @@
 // SPDX-License-Identifier: Apache-2.0
-//! From an OCI runtime spec to the size and identity of a machine.
+//! From an OCI runtime spec to the size and identity of a machine, and what a spec may not ask for.
+//!
+//! Only the host's half is judged here. What the guest sets up (devices, capabilities, rlimits, seccomp,
+//! masked paths) passes through as the client wrote it and is the agent's to judge.
 
 use std::path::PathBuf;
 
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{LinuxNamespaceType, LinuxResources, Mount, Spec};
 use thiserror::Error;
 
 use crate::config::Config;
 use crate::error::Kind;
 use crate::layout::SandboxKey;
 
+/// Most virtual processors of a machine; a container with a larger quota gets these.
+const MAX_VCPUS: u8 = cube_vmm::config::MAX_VCPUS;
+
+/// Memory of a machine comes in whole GiB: few shapes, so that few snapshots serve every image.
+/// Memory costs nothing until it is touched.
+const MEMORY_STEP_MIB: u64 = 1024;
+
+/// Least memory limit of a container, as runc has it: below 6 MiB the set-up itself is killed.
+pub const MIN_CONTAINER_MEMORY: i64 = 6 << 20;
+
+/// The kernel's CPU bandwidth period where a spec gives a quota alone (cgroup v2, `cpu.max`).
+const DEFAULT_PERIOD_US: u64 = 100_000;
+
+/// Longest host name that a kernel takes (`__NEW_UTS_LEN`).
+const MAX_HOSTNAME: usize = 64;
+
+/// What CRI says of a whole pod on its first container, whose own limits are those of `pause`.
+const POD_MEMORY: &str = "io.kubernetes.cri.sandbox-memory";
+const POD_CPU_QUOTA: &str = "io.kubernetes.cri.sandbox-cpu-quota";
+const POD_CPU_PERIOD: &str = "io.kubernetes.cri.sandbox-cpu-period";
+
 /// What a sandbox is to be.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SandboxSpec {
     /// Who it is.
     pub key: SandboxKey,
@@ -30,14 +54,149 @@ pub struct SandboxSpec {
 impl SandboxSpec {
     /// Reads a sandbox's wishes from the OCI spec of its first container.
     pub fn from_oci(key: SandboxKey, spec: &Spec, config: &Config) -> Result<Self, SpecError> {
+        check_container(spec)?;
+        let wishes = Wishes::of(spec);
+        let linux = spec.linux().as_ref();
         Ok(Self {
-            hostname: spec.hostname().clone().unwrap_or_else(|| key.id.clone()),
+            hostname: hostname(spec, &key),
+            netns: network(spec)?,
+            vcpus: wishes
+                .vcpus()
+                .clamp(config.vcpus, MAX_VCPUS.max(config.vcpus)),
+            memory_mib: wishes.memory_mib(config, host_memory_mib()),
+            cgroup: linux
+                .and_then(|linux| linux.cgroups_path().as_ref())
+                .map(|path| path.display().to_string())
+                .filter(|path| !path.is_empty()),
             key,
-            netns: None,
-            vcpus: config.vcpus,
-            memory_mib: config.memory_mib,
-            cgroup: None,
         })
+    }
+}
+
+/// Refuses what no container of a sandbox can have.
+pub(crate) fn check_container(spec: &Spec) -> Result<(), SpecError> {
+    network(spec)?;
+    if let Some(mount) = spec.mounts().iter().flatten().find(|mount| is_bind(mount)) {
+        return Err(SpecError::Bind {
+            source_path: mount.source().clone().unwrap_or_default(),
+            destination: mount.destination().clone(),
+        });
+    }
+    let in_container = spec.hooks().as_ref();
+    if in_container.is_some_and(|hooks| hooks.start_container().iter().flatten().next().is_some()) {
+        return Err(SpecError::StartContainerHook);
+    }
+    match resources(spec).and_then(memory_limit) {
+        Some(bytes) if bytes < MIN_CONTAINER_MEMORY => Err(SpecError::Memory { bytes }),
+        _ => Ok(()),
+    }
+}
+
+/// The network namespace: a path, or none for one of its own.
+fn network(spec: &Spec) -> Result<Option<PathBuf>, SpecError> {
+    let namespaces = spec
+        .linux()
+        .as_ref()
+        .and_then(|linux| linux.namespaces().as_ref());
+    let network = namespaces
+        .into_iter()
+        .flatten()
+        .find(|namespace| namespace.typ() == LinuxNamespaceType::Network)
+        .ok_or(SpecError::HostNetwork)?;
+    Ok(network
+        .path()
+        .clone()
+        .filter(|path| !path.as_os_str().is_empty()))
+}
+
+fn is_bind(mount: &Mount) -> bool {
+    mount.typ().as_deref() == Some("bind")
+        || mount
+            .options()
+            .iter()
+            .flatten()
+            .any(|option| option == "bind" || option == "rbind")
+}
+
+/// The spec's name; else the sandbox's id, cut like the short ids that people know.
+fn hostname(spec: &Spec, key: &SandboxKey) -> String {
+    match spec.hostname() {
+        Some(name) if !name.is_empty() => name.clone(),
+        _ => {
+            let mut name = key.id.replace(|c: char| !c.is_ascii_alphanumeric(), "-");
+            name.truncate(MAX_HOSTNAME);
+            name
+        }
+    }
+}
+
+fn resources(spec: &Spec) -> Option<&LinuxResources> {
+    spec.linux().as_ref()?.resources().as_ref()
+}
+
+/// A limit that limits: zero and -1 mean none.
+fn memory_limit(resources: &LinuxResources) -> Option<i64> {
+    let limit = resources.memory().as_ref()?.limit();
+    limit.filter(|bytes| *bytes > 0)
+}
+
+fn host_memory_mib() -> u64 {
+    let info = rustix::system::sysinfo();
+    info.totalram.saturating_mul(info.mem_unit.into()) >> 20
+}
+
+/// How much of what a spec asks for.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Wishes {
+    memory: Option<u64>,
+    /// Microseconds of CPU in each period.
+    quota: Option<(u64, u64)>,
+}
+
+impl Wishes {
+    fn of(spec: &Spec) -> Self {
+        let positive = |value: i64| u64::try_from(value).ok().filter(|value| *value > 0);
+        let resources = resources(spec);
+        let cpu = resources.and_then(|resources| resources.cpu().as_ref());
+        let quota = cpu.and_then(|cpu| Some((positive(cpu.quota()?)?, cpu.period())));
+        let noted = |name| {
+            let notes = spec.annotations().as_ref()?;
+            positive(notes.get(name)?.parse().ok()?)
+        };
+        let pod_quota = noted(POD_CPU_QUOTA).map(|quota| (quota, noted(POD_CPU_PERIOD)));
+        Self {
+            memory: resources
+                .and_then(memory_limit)
+                .and_then(positive)
+                .max(noted(POD_MEMORY)),
+            quota: pod_quota.or(quota).map(|(quota, period)| {
+                let period = period.filter(|period| *period > 0);
+                (quota, period.unwrap_or(DEFAULT_PERIOD_US))
+            }),
+        }
+    }
+
+    fn vcpus(&self) -> u8 {
+        let whole = self
+            .quota
+            .map_or(0, |(quota, period)| quota.div_ceil(period));
+        u8::try_from(whole).unwrap_or(u8::MAX)
+    }
+
+    /// The default, or more if the limit and the guest's own need are more; never more than the host has,
+    /// because a limit above that limits nothing (docker writes 2^63 for "none").
+    fn memory_mib(&self, config: &Config, host_mib: u64) -> u32 {
+        let default = u64::from(config.memory_mib);
+        let wanted = self.memory.map_or(0, |bytes| {
+            (bytes.div_ceil(1 << 20))
+                .saturating_add(config.memory_overhead_mib.into())
+                .div_ceil(MEMORY_STEP_MIB)
+                .saturating_mul(MEMORY_STEP_MIB)
+        });
+        let most = host_mib
+            .min(cube_vmm::config::MAX_MEMORY_MIB.into())
+            .max(default);
+        u32::try_from(wanted.clamp(default, most)).unwrap_or(config.memory_mib)
     }
 }
 
@@ -47,13 +206,42 @@ pub enum SpecError {
     /// No network namespace entry.
     #[error("host networking is not possible in a microVM; drop --net-host")]
     HostNetwork,
+    /// A file or directory of the host.
+    #[error(
+        "the bind mount of {} at {} is not supported yet: a microVM cannot see the host's files",
+        source_path.display(),
+        destination.display()
+    )]
+    Bind {
+        /// On the host.
+        source_path: PathBuf,
+        /// In the container.
+        destination: PathBuf,
+    },
+    /// A program of the image, to be run by the runtime.
+    #[error(
+        "startContainer hooks are not supported: they run in the container, which is in a microVM"
+    )]
+    StartContainerHook,
+    /// Less memory than a process needs to come to life.
+    #[error(
+        "a memory limit of {bytes} bytes is below the {MIN_CONTAINER_MEMORY} bytes that a container needs to start"
+    )]
+    Memory {
+        /// The limit asked for.
+        bytes: i64,
+    },
 }
 
 impl SpecError {
     /// The class of this failure.
     pub fn kind(&self) -> Kind {
         match self {
-            SpecError::HostNetwork => Kind::InvalidArgument,
+            SpecError::HostNetwork | SpecError::Memory { .. } => Kind::InvalidArgument,
+            SpecError::Bind { .. } | SpecError::StartContainerHook => Kind::Unimplemented,
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The directory of each sandbox: `<run>/sandboxes/<16 hex digits>/`, for root alone.
+//! Who a sandbox is.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 /// Hex digits of a key that name its directory: short enough for a socket path, 64 bits against collisions.
 const NAME_DIGITS: usize = 16;
 
 /// Who a sandbox is: unique among all containerds of a host.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct SandboxKey {
     /// containerd's gRPC address.
     pub address: String,
@@ -37,30 +37,19 @@ impl fmt::Display for SandboxKey {
     }
 }
 
-/// Where sandboxes are.
-#[derive(Clone, Debug)]
-pub struct Layout {
-    run: PathBuf,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl Layout {
-    /// The layout below a run directory ([`crate::Config::run`]).
-    pub fn new(run: impl Into<PathBuf>) -> Self {
-        Self { run: run.into() }
-    }
-
-    /// The directory of one sandbox, whether it exists or not.
-    pub fn path(&self, key: &SandboxKey) -> PathBuf {
-        self.sandboxes().join(key.name())
-    }
-
-    /// The directory of all sandboxes.
-    pub fn sandboxes(&self) -> PathBuf {
-        self.run.join("sandboxes")
-    }
-
-    /// The run directory itself.
-    pub fn run(&self) -> &Path {
-        &self.run
+    #[test]
+    fn the_name_is_frozen_because_two_programs_compute_it() {
+        let key = SandboxKey {
+            address: "/run/containerd/containerd.sock".into(),
+            namespace: "default".into(),
+            id: "t1".into(),
+        };
+        // printf %s /run/containerd/containerd.sock/default/t1 | sha256sum
+        assert_eq!(key.name(), "df6a0c5cd2e9a1a1");
+        assert_eq!(key.to_string(), "default/t1");
     }
 }

@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What a sandbox occupies on the host, and the guard that gives it back.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use crate::cgroup::{self, HostCgroup};
+use crate::layout::SandboxDir;
+use crate::reap::{self, ReapError};
+
+/// The directory, the process and the cgroup of one sandbox. Dropping it removes all three, in the
+/// same order as [`mod@crate::reap`] does from the files.
+#[derive(Debug)]
+pub(crate) struct Footprint {
+    pub(crate) dir: SandboxDir,
+    pub(crate) cgroup: Option<HostCgroup>,
+    pub(crate) process: Option<Arc<OwnedFd>>,
+    cleared: bool,
+}
+
+impl Footprint {
+    pub(crate) fn new(dir: SandboxDir) -> Self {
+        Self {
+            dir,
+            cgroup: None,
+            process: None,
+            cleared: false,
+        }
+    }
+
+    /// Removes everything. Blocking: the process may take a moment to die.
+    pub(crate) fn clear(mut self) -> Result<(), ReapError> {
+        self.clear_now()
+    }
+
+    fn clear_now(&mut self) -> Result<(), ReapError> {
+        self.cleared = true;
+        if let Some(process) = &self.process {
+            reap::end_process(process)?;
+        }
+        if let Some(cgroup) = &self.cgroup {
+            cgroup::remove(cgroup.made());
+        }
+        reap::remove_dir(self.dir.path())
+    }
+}
+
+impl Drop for Footprint {
+    fn drop(&mut self) {
+        if !self.cleared
+            && let Err(error) = self.clear_now()
+        {
+            tracing::error!(error = %crate::error::chain(&error), "a sandbox was not removed completely");
+        }
+    }
+}
