@@ -1,3 +1,39 @@
 // SPDX-License-Identifier: Apache-2.0
-//! End-to-end tests.
-fn main() {}
+//! End-to-end tests: real containerds, real images, `ctr` as the client. As root, where KVM is usable.
+//!
+//! ```text
+//! make test-e2e                                 all, where KVM is
+//! dev/vm target/debug/deps/e2e-* WORD...        only those whose name has one of the words
+//! CUBE_E2E_SERIES=1.7                           only that containerd
+//! CUBE_TEST_RUNTIME=runc                        the tests themselves, tested
+//! ```
+//!
+//! A case is a function; the lists below say on which containerds it runs. See `cube_tests::suite`.
+
+mod bad_input;
+mod crashes;
+mod lifecycle;
+mod limits;
+mod many;
+mod processes;
+mod streams;
+
+use std::process::ExitCode;
+
+use cube_tests::series::Series;
+use cube_tests::suite;
+
+/// The containerd for what does not depend on containerd.
+const MAIN: Series = Series::V1_7;
+
+fn main() -> ExitCode {
+    suite::main(&[
+        ("lifecycle", lifecycle::CASES),
+        ("processes", processes::CASES),
+        ("streams", streams::CASES),
+        ("limits", limits::CASES),
+        ("bad_input", bad_input::CASES),
+        ("crashes", crashes::CASES),
+        ("many", many::CASES),
+    ])
+}

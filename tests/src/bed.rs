@@ -1,0 +1,405 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A test bed: containerd of one series and our snapshotter, in directories of their own.
+//!
+//! Beside whatever runs on the host: own sockets, own state, own containerd namespace. Only the
+//! directory of the shims' sockets, `/run/containerd/s`, is the same for every containerd of a host.
+
+use std::collections::BTreeSet;
+use std::env;
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::thread;
+use std::time::Duration;
+
+use crate::ctr::BUSYBOX;
+use crate::daemon::{Daemon, log_tail};
+use crate::series::{Series, guest_image, image_archive, our_programs};
+
+const STATE: &str = "/var/lib/cube/e2e";
+/// Short, because socket paths are.
+const RUN: &str = "/run/cube-e2e";
+/// The snapshotter plugin that [`Bed::small_snapshotter`] answers for.
+pub const SMALL: &str = "cube-small";
+
+/// The runtime under test.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Runtime {
+    /// Ours, with our snapshotter.
+    Cube,
+    /// runc with overlayfs: to test the tests, and to compare with.
+    Runc,
+}
+
+impl Runtime {
+    /// What `CUBE_TEST_RUNTIME` says, and ours otherwise.
+    pub fn tested() -> Self {
+        match env::var("CUBE_TEST_RUNTIME") {
+            Ok(name) if name == "runc" => Self::Runc,
+            _ => Self::Cube,
+        }
+    }
+
+    /// As containerd's clients name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Cube => "io.cube.v1",
+            Self::Runc => "io.containerd.runc.v2",
+        }
+    }
+
+    /// Where its containers' root file systems come from.
+    pub fn snapshotter(self) -> &'static str {
+        match self {
+            Self::Cube => "cube",
+            Self::Runc => "overlayfs",
+        }
+    }
+}
+
+/// What our shim's configuration file says in a test.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Directory of the guest image.
+    pub image: PathBuf,
+    /// Lines beside it.
+    pub more: String,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            image: guest_image(),
+            more: String::new(),
+        }
+    }
+}
+
+/// How a daemon is brought to its end.
+#[derive(Clone, Copy, Debug)]
+pub enum End {
+    /// As an administrator does it.
+    Stop,
+    /// As a crash does it.
+    Kill,
+}
+
+/// A containerd and a snapshotter that tests can use. Dropping it kills both.
+#[derive(Debug)]
+pub struct Bed {
+    /// Which containerd.
+    pub series: Series,
+    /// Which runtime its containers get.
+    pub runtime: Runtime,
+    state: PathBuf,
+    run: PathBuf,
+    containerd: Option<Daemon>,
+    snapshotter: Option<Daemon>,
+    imported: BTreeSet<(String, String)>,
+    ids: u32,
+    resident: Option<String>,
+}
+
+impl Bed {
+    /// Starts both daemons on empty directories; `name` tells beds of the same series apart.
+    #[track_caller]
+    pub fn start(series: Series, runtime: Runtime, name: &str) -> Self {
+        let mut bed = Self {
+            series,
+            runtime,
+            state: Path::new(STATE).join(name),
+            run: Path::new(RUN).join(name),
+            containerd: None,
+            snapshotter: None,
+            imported: BTreeSet::new(),
+            ids: 0,
+            resident: None,
+        };
+        for dir in [&bed.state, &bed.run] {
+            fs::remove_dir_all(dir).ok(); // of an earlier run that was killed
+            fs::create_dir_all(dir)
+                .unwrap_or_else(|error| panic!("cannot make {}: {error}", dir.display()));
+        }
+        bed.write("containerd.toml", &bed.containerd_config());
+        bed.set(&Settings::default());
+        if runtime == Runtime::Cube {
+            bed.start_snapshotter();
+        }
+        bed.start_containerd();
+        bed.import("busybox", runtime.snapshotter());
+        bed
+    }
+
+    /// A container name that was not used before.
+    pub fn id(&mut self, about: &str) -> String {
+        self.ids += 1;
+        format!("{about}-{}", self.ids)
+    }
+
+    /// Runs `body` with other settings for the shims that start meanwhile.
+    pub fn with_settings<T>(
+        &mut self,
+        settings: &Settings,
+        body: impl FnOnce(&mut Self) -> T,
+    ) -> T {
+        self.set(settings);
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| body(self)));
+        self.set(&Settings::default());
+        result.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
+
+    fn set(&self, settings: &Settings) {
+        let Settings { image, more } = settings;
+        let (image, run) = (image.display(), self.sandboxes_parent());
+        self.write(
+            "config.toml",
+            &format!("image = \"{image}\"\nrun = \"{}\"\n{more}\n", run.display()),
+        );
+    }
+
+    /// Ends containerd and starts it again on the same directories.
+    #[track_caller]
+    pub fn restart_containerd(&mut self, end: End) {
+        self.restart_containerd_after(end, Duration::ZERO);
+    }
+
+    /// The same with a time in between in which there is none.
+    #[track_caller]
+    pub fn restart_containerd_after(&mut self, end: End, away: Duration) {
+        finish(self.containerd.take(), end);
+        thread::sleep(away);
+        self.start_containerd();
+    }
+
+    /// Ends the snapshotter and starts it again on the same directories.
+    #[track_caller]
+    pub fn restart_snapshotter(&mut self, end: End) {
+        finish(self.snapshotter.take(), end);
+        self.start_snapshotter();
+    }
+
+    /// Imports an image archive for a snapshotter, once.
+    #[track_caller]
+    pub fn import(&mut self, name: &str, snapshotter: &str) {
+        if !self.imported.insert((name.into(), snapshotter.into())) {
+            return;
+        }
+        // From 1.7 on an import goes through a service that unpacks for one snapshotter only, unless --local.
+        let local: &[&str] = if self.series == Series::V1_6 {
+            &[]
+        } else {
+            &["--local"]
+        };
+        let archive = image_archive(name);
+        self.ctr(&["image", "import"])
+            .args(local)
+            .args(["--snapshotter", snapshotter])
+            .args([archive])
+            .run()
+            .succeeded();
+    }
+
+    /// A snapshotter of its own on a directory of the caller's choice, under the plugin name [`SMALL`].
+    #[track_caller]
+    pub fn small_snapshotter(&self, root: &Path) -> Daemon {
+        self.snapshotter_on(root, &self.run.join("small.sock"), "small.log")
+    }
+
+    /// The container that is started once and lives while the bed does, for tests that change nothing in it.
+    #[track_caller]
+    pub fn resident(&mut self) -> String {
+        if let Some(id) = &self.resident {
+            return id.clone();
+        }
+        let id = self.id("resident");
+        self.run(&["-d"], BUSYBOX, &id, &["sleep", "100000"])
+            .run()
+            .succeeded();
+        self.resident = Some(id.clone());
+        id
+    }
+
+    /// Ends the resident, if there is one.
+    #[track_caller]
+    pub fn dismiss_resident(&mut self) {
+        if let Some(id) = self.resident.take() {
+            self.kill_and_delete(&id);
+        }
+    }
+
+    /// After a test failed: removes whatever there is, so that the next starts afresh.
+    pub fn sweep(&mut self) {
+        self.resident = None;
+        for (list, remove) in [
+            (["task", "ls", "-q"], &["task", "rm", "-f"][..]),
+            (["container", "ls", "-q"], &["container", "rm"][..]),
+        ] {
+            for id in self.ctr(&list).run().out().lines() {
+                self.ctr(remove).args([id]).run(); // as far as it goes: the failure has been reported
+            }
+        }
+        let snapshotter = self.runtime.snapshotter();
+        let list = self
+            .ctr(&["snapshot", "--snapshotter", snapshotter, "ls"])
+            .run()
+            .out();
+        let active = list
+            .lines()
+            .filter(|line| line.contains("Active"))
+            .filter_map(|line| line.split(' ').next());
+        for key in active {
+            self.ctr(&["snapshot", "--snapshotter", snapshotter, "rm", key])
+                .run();
+        }
+    }
+
+    /// Directories in which nothing may remain of a container, with how deep to look.
+    pub fn watched(&self) -> Vec<(PathBuf, usize)> {
+        vec![
+            (self.sandboxes_parent(), 3),
+            (self.run.join("containerd/io.containerd.runtime.v2.task"), 2),
+            (
+                self.state.join("containerd/io.containerd.runtime.v2.task"),
+                2,
+            ),
+            (self.state.join("snapshotter"), 4),
+            ("/run/containerd/s".into(), 1),
+        ]
+    }
+
+    /// The ends of all logs, for a failed test.
+    pub fn logs(&self) -> String {
+        let mut logs = vec![
+            self.run.join("containerd.log"),
+            self.run.join("snapshotter.log"),
+            self.run.join("small.log"),
+        ];
+        for sandbox in fs::read_dir(self.sandboxes())
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            logs.extend(["vmm.log", "serial.log"].map(|name| sandbox.path().join(name)));
+        }
+        let ends = logs
+            .iter()
+            .map(|path| (path, log_tail(path, 30)))
+            .filter(|(_, end)| !end.is_empty());
+        ends.map(|(path, end)| format!("--- {}\n{end}\n", path.display()))
+            .collect()
+    }
+
+    /// Where our shims keep what belongs to a sandbox.
+    pub fn sandboxes(&self) -> PathBuf {
+        self.sandboxes_parent().join("sandboxes")
+    }
+
+    /// A directory on the bed's disk for one test.
+    pub fn scratch(&self, name: &str) -> PathBuf {
+        self.state.join(name)
+    }
+
+    /// containerd's socket.
+    pub fn address(&self) -> PathBuf {
+        self.run.join("containerd.sock")
+    }
+
+    /// The `PATH` of the daemons: our programs, then those of this series.
+    pub fn path(&self) -> OsString {
+        let before = [our_programs(), self.series.programs()];
+        let rest = env::var_os("PATH").unwrap_or_default();
+        env::join_paths(before.into_iter().chain(env::split_paths(&rest)))
+            .expect("no colon in our paths")
+    }
+
+    fn sandboxes_parent(&self) -> PathBuf {
+        self.run.join("cube")
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        let path = self.run.join(name);
+        fs::write(&path, text)
+            .unwrap_or_else(|error| panic!("cannot write {}: {error}", path.display()));
+    }
+
+    fn start_snapshotter(&mut self) {
+        let (root, address) = (
+            self.state.join("snapshotter"),
+            self.run.join("snapshotter.sock"),
+        );
+        self.snapshotter = Some(self.snapshotter_on(&root, &address, "snapshotter.log"));
+    }
+
+    #[track_caller]
+    fn snapshotter_on(&self, root: &Path, address: &Path, log: &str) -> Daemon {
+        fs::remove_file(address).ok(); // of an earlier one that was killed
+        let mut command = Command::new(our_programs().join("cube-snapshotter"));
+        command
+            .arg("--root")
+            .arg(root)
+            .arg("--address")
+            .arg(address);
+        Daemon::start("cube-snapshotter", &command, &self.run.join(log), || {
+            address.exists()
+        })
+    }
+
+    #[track_caller]
+    fn start_containerd(&mut self) {
+        let mut command = Command::new(self.series.programs().join("containerd"));
+        command
+            .arg("--config")
+            .arg(self.run.join("containerd.toml"));
+        command
+            .env("PATH", self.path())
+            .env("CUBE_CONFIG", self.run.join("config.toml"));
+        for name in ["CUBE_IMAGE", "CUBE_RUN", "CUBE_VMM"] {
+            command.env_remove(name); // they would win over the file
+        }
+        let log = self.run.join("containerd.log");
+        let answers = || self.address().exists() && self.ctr(&["version"]).run().code() == 0;
+        let daemon = Daemon::start("containerd", &command, &log, answers);
+        self.containerd = Some(daemon);
+    }
+
+    /// Version 2 of the format is understood from 1.6 to 2.x.
+    fn containerd_config(&self) -> String {
+        let (state, run) = (self.state.display(), self.run.display());
+        format!(
+            r#"version = 2
+root = "{state}/containerd"
+state = "{run}/containerd"
+disabled_plugins = ["io.containerd.grpc.v1.cri"]
+[grpc]
+  address = "{run}/containerd.sock"
+[proxy_plugins.cube]
+  type = "snapshot"
+  address = "{run}/snapshotter.sock"
+[proxy_plugins.{SMALL}]
+  type = "snapshot"
+  address = "{run}/small.sock"
+"#
+        )
+    }
+}
+
+impl Drop for Bed {
+    fn drop(&mut self) {
+        // containerd first: it uses the other. Then what they kept can go.
+        drop(self.containerd.take());
+        drop(self.snapshotter.take());
+        for dir in [&self.state, &self.run] {
+            fs::remove_dir_all(dir).ok(); // a mount that a failed test left keeps it; it goes with our mount namespace
+        }
+    }
+}
+
+#[track_caller]
+fn finish(daemon: Option<Daemon>, end: End) {
+    let daemon = daemon.expect("it was started with the bed");
+    match end {
+        End::Stop => daemon.stop(),
+        End::Kill => daemon.kill(),
+    }
+}

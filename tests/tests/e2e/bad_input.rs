@@ -1,0 +1,291 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What cannot work gives one clear error, leaves nothing behind and does no harm to others.
+//!
+//! Every case runs beside the bed's resident and afterwards asks it whether it is well.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::PathBuf;
+
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+
+use cube_tests::bed::{Bed, SMALL, Settings};
+use cube_tests::bounded::Program;
+use cube_tests::ctr::BUSYBOX;
+use cube_tests::series::{guest_image, image_archive};
+use cube_tests::suite::{Case, case};
+
+use crate::MAIN;
+
+pub const CASES: &[Case] = &[
+    bad(
+        "command_that_is_not_in_the_image_is_refused",
+        command_not_found,
+    ),
+    bad(
+        "command_that_may_not_be_executed_is_refused",
+        command_not_executable,
+    ),
+    bad(
+        "working_directory_that_does_not_exist_is_refused",
+        no_directory,
+    )
+    .ours(),
+    bad("user_that_the_image_does_not_know_is_refused", unknown_user),
+    bad(
+        "program_for_another_architecture_is_refused",
+        foreign_program,
+    ),
+    bad("image_for_another_architecture_is_refused", foreign_image),
+    bad("root_file_system_of_directories_is_refused", overlay_root).ours(),
+    bad("host_network_is_refused", host_network).ours(),
+    bad("bind_mount_from_the_host_is_refused", bind_mount).ours(),
+    bad(
+        "memory_limit_below_what_a_guest_needs_is_refused",
+        tiny_memory,
+    )
+    .ours(),
+    bad("host_without_kvm_is_refused", no_kvm).ours(),
+    bad("missing_guest_kernel_is_refused", kernel_missing).ours(),
+    bad("truncated_guest_kernel_is_refused", kernel_truncated).ours(),
+    bad("second_container_of_the_same_name_is_refused", same_name),
+    bad("full_disk_is_refused_and_works_again_with_space", full_disk).ours(),
+];
+
+const fn bad(name: &'static str, run: fn(&mut Bed)) -> Case {
+    case(name, run).on(MAIN).resident()
+}
+
+/// Runs a container with such flags and such a command; it must not run and must say these words.
+fn refuse(bed: &mut Bed, flags: &[&str], command: &[&str], words: &[&str]) {
+    let id = bed.id("bad");
+    bed.run(&[&["--rm"], flags].concat(), BUSYBOX, &id, command)
+        .run()
+        .refused(words);
+    gone(bed, &id);
+}
+
+/// Nothing of the refused container is there, and the resident is well.
+fn gone(bed: &mut Bed, id: &str) {
+    assert_eq!(
+        bed.task_state(id),
+        "",
+        "the task of a container that did not start"
+    );
+    // A client that fails may leave the container's record; that is its business.
+    bed.ctr(&["container", "delete", id]).run();
+    let resident = bed.resident();
+    bed.exec(&resident, "true").run().succeeded();
+}
+
+fn command_not_found(bed: &mut Bed) {
+    refuse(
+        bed,
+        &[],
+        &["/no/such/command"],
+        &["/no/such/command", "no such file"],
+    );
+}
+
+fn command_not_executable(bed: &mut Bed) {
+    refuse(
+        bed,
+        &[],
+        &["/etc/passwd"],
+        &["/etc/passwd", "permission denied"],
+    );
+}
+
+fn no_directory(bed: &mut Bed) {
+    refuse(
+        bed,
+        &["--cwd", "/no/such/directory"],
+        &["true"],
+        &["/no/such/directory", "no such file"],
+    );
+}
+
+fn unknown_user(bed: &mut Bed) {
+    refuse(
+        bed,
+        &["--user", "nosuchuser"],
+        &["true"],
+        &["no users found"],
+    );
+}
+
+fn foreign_program(bed: &mut Bed) {
+    // What this container writes, it cannot execute: the head of an ELF file for AArch64, and zeros.
+    let id = bed.id("foreign");
+    let head =
+        r"\177ELF\002\001\001\000\000\000\000\000\000\000\000\000\002\000\267\000\001\000\000\000";
+    let script = format!(
+        "printf '{head}' > /tmp/foreign && truncate -s 4096 /tmp/foreign && chmod +x /tmp/foreign && exec sleep 1000"
+    );
+    bed.run(&["-d"], BUSYBOX, &id, &["sh", "-c", &script])
+        .run()
+        .succeeded();
+    let made = |bed: &mut Bed| bed.exec(&id, "pgrep sleep").run().code() == 0;
+    cube_tests::bounded::eventually("the file", cube_tests::bounded::STEP_LIMIT, || made(bed));
+    let exec_id = bed.id("exec");
+    let ended = bed
+        .ctr(&["task", "exec", "--exec-id", &exec_id, &id, "/tmp/foreign"])
+        .run();
+    ended.refused(&["/tmp/foreign", "exec format error"]);
+    bed.kill_and_delete(&id);
+}
+
+fn foreign_image(bed: &mut Bed) {
+    let archive = image_archive("foreign");
+    let archive = archive.to_string_lossy();
+    let import = bed.ctr(&["image", "import", "--no-unpack", &archive]).run();
+    if import.code() == 0 {
+        let id = bed.id("bad");
+        let run = bed
+            .run(&["--rm"], "docker.io/library/foreign:latest", &id, &["sh"])
+            .run();
+        run.refused(&[]);
+        gone(bed, &id);
+        bed.ctr(&["image", "rm", "docker.io/library/foreign:latest"])
+            .run()
+            .succeeded();
+    }
+}
+
+fn overlay_root(bed: &mut Bed) {
+    bed.import("busybox", "overlayfs");
+    let id = bed.id("bad");
+    let run = bed
+        .run_from("overlayfs", &["--rm"], BUSYBOX, &id, &["true"])
+        .run();
+    run.refused(&["overlay", "--snapshotter cube"]);
+    gone(bed, &id);
+}
+
+fn host_network(bed: &mut Bed) {
+    refuse(bed, &["--net-host"], &["true"], &["host network"]);
+}
+
+fn bind_mount(bed: &mut Bed) {
+    let mount = "type=bind,src=/etc,dst=/mnt,options=rbind:ro";
+    refuse(bed, &["--mount", mount], &["true"], &["bind", "/mnt"]);
+}
+
+fn tiny_memory(bed: &mut Bed) {
+    refuse(bed, &["--memory-limit", "1048576"], &["true"], &["memory"]);
+}
+
+fn no_kvm(bed: &mut Bed) {
+    // In the tests' own mount namespace, in which containerd and its shims live too.
+    let none: Option<&str> = None;
+    mount(Some("/dev/null"), "/dev/kvm", none, MsFlags::MS_BIND, none).expect("it can be covered");
+    let id = bed.id("bad");
+    let ended = bed.run(&["--rm"], BUSYBOX, &id, &["true"]).run();
+    umount2("/dev/kvm", MntFlags::MNT_DETACH).expect("it can be uncovered");
+    ended.refused(&["/dev/kvm"]);
+    gone(bed, &id);
+}
+
+fn kernel_missing(bed: &mut Bed) {
+    let image = broken_image(bed);
+    fs::remove_file(image.join("vmlinuz")).expect("the copy has one");
+    refuse_image(bed, image, &["vmlinuz", "no such file"]);
+}
+
+fn kernel_truncated(bed: &mut Bed) {
+    let image = broken_image(bed);
+    let kernel = image.join("vmlinuz");
+    let whole = fs::read(&kernel).expect("the image has one");
+    fs::remove_file(&kernel).expect("the copy has one");
+    fs::write(&kernel, &whole[..whole.len() / 2]).expect("there is space");
+    refuse_image(bed, image, &["kernel"]);
+}
+
+/// A guest image of links to the real one, to be broken.
+fn broken_image(bed: &Bed) -> PathBuf {
+    let image = bed.scratch("broken-image");
+    fs::remove_dir_all(&image).ok(); // of the case before
+    fs::create_dir(&image).expect("the bed has a directory");
+    for entry in fs::read_dir(guest_image())
+        .expect("there is an image")
+        .flatten()
+    {
+        symlink(entry.path(), image.join(entry.file_name())).expect("links can be made");
+    }
+    image
+}
+
+fn refuse_image(bed: &mut Bed, image: PathBuf, words: &[&str]) {
+    let settings = Settings {
+        image,
+        ..Settings::default()
+    };
+    bed.with_settings(&settings, |bed| refuse(bed, &[], &["true"], words));
+}
+
+fn same_name(bed: &mut Bed) {
+    let id = bed.resident();
+    bed.run(&["--rm"], BUSYBOX, &id, &["true"])
+        .run()
+        .refused(&["already exists"]);
+    assert_eq!(bed.task_state(&id), "RUNNING");
+}
+
+fn full_disk(bed: &mut Bed) {
+    let (file, root) = (bed.scratch("small.xfs"), bed.scratch("small"));
+    let shown = |path: &PathBuf| path.to_string_lossy().into_owned();
+    fs::create_dir_all(&root).expect("the bed has a directory");
+    Program::new("truncate")
+        .args(["-s", "400M", &shown(&file)])
+        .run()
+        .succeeded();
+    Program::new("mkfs.xfs")
+        .args(["-q", "-m", "reflink=1", &shown(&file)])
+        .run()
+        .succeeded();
+    Program::new("mount")
+        .args(["-o", "loop", &shown(&file), &shown(&root)])
+        .run()
+        .succeeded();
+    let snapshotter = bed.small_snapshotter(&root);
+
+    bed.import("busybox", SMALL);
+    fill(&root.join("filling"));
+    let id = bed.id("bad");
+    bed.run_from(SMALL, &["--rm"], BUSYBOX, &id, &["true"])
+        .run()
+        .refused(&["no space left"]);
+    gone(bed, &id);
+
+    fs::remove_file(root.join("filling")).expect("it was made");
+    let id = bed.id("good");
+    let said = bed
+        .run_from(SMALL, &["--rm"], BUSYBOX, &id, &["echo", "space"])
+        .run()
+        .succeeded()
+        .out();
+    assert_eq!(said, "space");
+
+    bed.remove_snapshots(SMALL);
+    snapshotter.stop();
+    Program::new("umount")
+        .args([shown(&root)])
+        .run()
+        .succeeded();
+    fs::remove_file(&file).expect("it was made");
+}
+
+/// Takes every free block, in pieces that get smaller, so that not one is left.
+fn fill(path: &std::path::Path) {
+    use std::io::Write;
+    let mut file = fs::File::create(path).expect("there is space for a name");
+    let mut piece = vec![0_u8; 1 << 20];
+    while !piece.is_empty() {
+        while file
+            .write_all(&piece)
+            .and_then(|()| file.sync_data())
+            .is_ok()
+        {}
+        piece.truncate(piece.len() / 16);
+    }
+}
