@@ -23,16 +23,16 @@ class Counts:
         return f"{self.passed} passed, {self.failed} failed, {self.skipped} skipped"
 
 
-def programs(level, entries, live):
+def programs(level, entries, words, live):
     """Runs programs one after the other; `live` shows their output as it comes, else only a failure's."""
-    return sum((program(level, entry, live) for entry in entries), Counts())
+    return sum((program(level, entry, words, live) for entry in entries), Counts())
 
 
-def program(level, entry, live):
+def program(level, entry, words, live):
     begun = time.monotonic()
     environment = {**os.environ, "CARGO_MANIFEST_DIR": entry["directory"]}
     process = subprocess.Popen(
-        [entry["path"], "--show-output"], cwd=entry["directory"], env=environment, text=True, errors="replace",
+        [entry["path"], "--show-output", *words], cwd=entry["directory"], env=environment, text=True, errors="replace",
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )
     output = ""
