@@ -7,7 +7,7 @@
 use virtio_queue::{Queue, QueueOwnedT, QueueState, QueueT};
 use vm_memory::GuestMemoryMmap;
 
-use crate::chain::{Chain, Segment, Span};
+use crate::chain::{Chain, MemoryError, Segment, Span};
 use crate::device::Work;
 use crate::interrupt::Interrupt;
 
@@ -34,6 +34,9 @@ pub enum QueueError {
         #[source]
         source: virtio_queue::Error,
     },
+    /// A buffer of a request cannot be accessed, and the device cannot do without.
+    #[error("cannot use the buffers of a request")]
+    Buffer(#[from] MemoryError),
     /// The notification fields of the rings cannot be accessed.
     #[error("cannot access the notification fields of a queue of {size}")]
     Notification {
