@@ -43,7 +43,8 @@ def fetch():
 
 def find():
     """Where the kernel is to be had: the host's own suites, its backports, the next release."""
-    places = [("host", host_sources()), ("backports", sources_of(f"{codename()}-backports")), ("trixie", sources_of("trixie"))]
+    backports = f"{codename()}-backports"
+    places = [("host", host_sources()), (backports, sources_of(backports)), ("trixie", sources_of("trixie"))]
     reasons = []
     for name, sources in places:
         try:

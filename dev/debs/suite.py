@@ -124,7 +124,8 @@ def all_sources():
 def parse_stanza(stanza):
     """deb822 (sources.list(5)), the one-file fields that Debian's installer and images write."""
     lines = "\n".join(line for line in stanza.splitlines() if not line.startswith("#"))
-    fields = {name.lower(): value.split() for name, value in re.findall(r"^([\w-]+):((?:.*)(?:\n[ \t].*)*)", lines, re.MULTILINE)}
+    pairs = re.findall(r"^([\w-]+):((?:.*)(?:\n[ \t].*)*)", lines, re.MULTILINE)
+    fields = {name.lower(): value.split() for name, value in pairs}
     if "deb" not in fields.get("types", []) or fields.get("enabled", ["yes"])[0].lower() in ("no", "false"):
         return
     signer = fields.get("signed-by", [])

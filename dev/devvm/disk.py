@@ -21,7 +21,7 @@ class Busy(Exception):
 def fresh():
     """A descriptor of a new, empty XFS file without a name."""
     with open(template(), "rb") as source:
-        target = os.open(source_directory(), os.O_TMPFILE | os.O_RDWR, 0o600)
+        target = os.open(directory(), os.O_TMPFILE | os.O_RDWR, 0o600)
         copy_sparse(source.fileno(), target)
     return target
 
@@ -41,7 +41,7 @@ def kept(path):
     return target
 
 
-def source_directory():
+def directory():
     directory = CACHE / "disks"
     directory.mkdir(parents=True, exist_ok=True)
     return directory
@@ -49,7 +49,7 @@ def source_directory():
 
 def template():
     """An empty XFS file in the cache; every disk starts as a copy of it, which is faster than mkfs."""
-    path = source_directory() / f"empty-{SIZE >> 30}g.xfs"
+    path = directory() / f"empty-{SIZE >> 30}g.xfs"
     if not path.exists():
         scratch = path.with_suffix(f".{os.getpid()}")
         try:

@@ -5,7 +5,6 @@ import json
 import os
 import queue
 import socket
-import sys
 import threading
 import time
 

@@ -1,4 +1,4 @@
-#!/bin/sh
+#!/bin/busybox sh
 # SPDX-License-Identifier: Apache-2.0
 # /init of the development VM's initramfs, run by a static busybox: builds the root out of the
 # host's files and hands over to pid1.py there. devvm/kernel.py fills in the @words@.
@@ -31,15 +31,14 @@ ln -snf /proc/self/fd/1 dev/stdout
 ln -snf /proc/self/fd/2 dev/stderr
 
 # This kernel's modules, unpacked in the host's cache: from here on modprobe and autoloading work.
-# lib may be a symbolic link (merged /usr), which the kernel resolves inside this root only after
-# the switch; so resolve it here.
+# In usr/lib, because lib is a symbolic link there since Debian 12.
 modules=usr/lib/modules/@release@
 mkdir -p "$modules"
 mount --bind /root/@modules@ "$modules"
 mount -t virtiofs results /root/@results@
 
 # What nothing loads by itself (xfs: the kernel looks for modprobe in the initramfs until the switch).
-chroot . modprobe -a kvm_amd xfs loop tun virtio_blk vhost_vsock br_netfilter
+chroot . modprobe -a kvm_amd xfs loop tun virtio_blk
 mkdir -p var/lib/cube
 mount -t xfs dev/vda var/lib/cube
 
