@@ -36,6 +36,7 @@ CUBE_PROFILE=debug puts target/debug on the PATH instead."""
 
 def main():
     options = parse(sys.argv[1:])
+    open_closed_streams()
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, _frame: sys.exit(128 + number))
     try:
@@ -45,6 +46,13 @@ def main():
         return EXIT_NOT_RUN
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
+
+
+def open_closed_streams():
+    """A stream that was closed before us would become a descriptor of something else."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(descriptor)
 
 
 def parse(arguments):
@@ -106,7 +114,7 @@ def build_request(options, keep_disk):
     """What the guest's pid1.py is told."""
     command, tty = options.command, options.tty
     if command == ["shell"]:
-        command, tty = SHELL, sys.stdin.isatty()
+        command, tty = SHELL, os.isatty(0)
     up = [word for name in ("containerd", "images", "snapshotters") if getattr(options, name)
           for word in (f"--{name}", getattr(options, name))]
     if options.up or up:

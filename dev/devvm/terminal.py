@@ -2,9 +2,9 @@
 """Our own terminal while a command in the VM has one: every key goes there, and size changes too."""
 
 import contextlib
+import os
 import shutil
 import signal
-import sys
 import termios
 import tty
 
@@ -12,7 +12,7 @@ import tty
 @contextlib.contextmanager
 def raw(session):
     """Raw mode, given back at the end whatever happens. Without a terminal, only the size is sent."""
-    before = termios.tcgetattr(0) if sys.stdin.isatty() else None
+    before = termios.tcgetattr(0) if os.isatty(0) else None
 
     def resized(_number, _frame):
         size = shutil.get_terminal_size()
