@@ -112,13 +112,16 @@ def sources_of(suite):
 def all_sources():
     files = [APT / "sources.list", *sorted((APT / "sources.list.d").glob("*.list"))]
     for file in filter(Path.exists, files):
-        for line in file.read_text().splitlines():
-            if found := re.match(r"deb\s+(\[[^]]*\]\s+)?(\S+)\s+(\S+)\s+(\S.*)", line):
-                options, uri, suite, components = found.groups()
-                yield Source(options or "", uri, suite, components)
+        yield from filter(None, map(parse_line, file.read_text().splitlines()))
     for file in sorted((APT / "sources.list.d").glob("*.sources")):
         for stanza in re.split(r"\n\s*\n", file.read_text()):
             yield from parse_stanza(stanza)
+
+
+def parse_line(line):
+    """The one-line form (sources.list(5)), or None."""
+    found = re.match(r"deb\s+(\[[^]]*\]\s+)?(\S+)\s+(\S+)\s+(\S.*)", line)
+    return Source(found[1] or "", found[2], found[3], found[4]) if found else None
 
 
 def parse_stanza(stanza):

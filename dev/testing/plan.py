@@ -17,6 +17,7 @@ def build():
     command += ["--message-format=json-render-diagnostics"]
     done = subprocess.run(command, cwd=CHECKOUT, stdout=subprocess.PIPE, check=True)
     plan = {level: [] for level in LEVELS}
+    plan["pure"].append({"name": "dev/selftest", "path": str(CHECKOUT / "dev" / "selftest"), "directory": str(CHECKOUT)})
     for line in done.stdout.splitlines():
         message = json.loads(line)
         if message["reason"] == "compiler-artifact" and message["executable"] and message["profile"]["test"]:
