@@ -1,0 +1,264 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A process's standard streams, between the machine and whatever containerd named.
+//!
+//! ```text
+//! machine --stdout, stderr--> pump --> fifo | file | logger program | nowhere
+//! machine <------ stdin ------ pump <-- fifo
+//! ```
+//!
+//! Rules, for every kind of target:
+//! * A full target stops the reading from the machine, whose own credit then stops the process: at
+//!   most one chunk waits here, and an idle stream holds no buffer at all.
+//! * A client that leaves, and a containerd that restarts, end nothing: each fifo is held open from
+//!   both sides until its stream is over.
+//! * After the process has ended its output is read to the end. A background child that keeps the
+//!   stream open without writing is not waited for ([`pump::SILENCE`]), a client that does not read
+//!   is waited for until Delete, and there for [`DRAIN_LIMIT`].
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use thiserror::Error;
+use tokio::net::UnixStream;
+use tokio::sync::watch;
+use tokio::task::{AbortHandle, JoinHandle};
+use tokio::time::{Instant, timeout_at};
+
+mod logger;
+mod pump;
+mod sink;
+mod source;
+mod target;
+
+#[cfg(test)]
+mod tests;
+
+use logger::Logger;
+use sink::Sink;
+use source::{Keeper, Source};
+use target::Target;
+
+/// Longest wait of a Delete for output that nobody takes: as long as containerd 2.3's own shim.
+const DRAIN_LIMIT: Duration = Duration::from_secs(10);
+
+/// The streams of one process as containerd named them; repeated in State.
+#[derive(Clone, Debug, Default)]
+pub struct Stdio {
+    /// Empty, or the path of a fifo.
+    pub stdin: String,
+    /// Empty, a path or a URI.
+    pub stdout: String,
+    /// Empty, a path or a URI; not used with a terminal.
+    pub stderr: String,
+    /// Whether the process gets a terminal, whose output is all on stdout.
+    pub terminal: bool,
+}
+
+/// Whose streams they are; a logger program is told.
+#[derive(Clone, Copy, Debug)]
+pub struct Owner<'a> {
+    /// containerd's namespace.
+    pub namespace: &'a str,
+    /// The container.
+    pub container: &'a str,
+}
+
+/// What can be wrong with a process's streams.
+#[derive(Debug, Error)]
+pub enum StdioError {
+    /// Not a kind of target that we know.
+    #[error(
+        "{uri:?} is not a stream target: expected a path, file:///path, binary:///program or binary-v2:///program"
+    )]
+    Scheme {
+        /// As it was given.
+        uri: String,
+    },
+    /// A target could not be opened.
+    #[error("{stream} could not be connected to {path:?}")]
+    Open {
+        /// stdin, stdout or stderr.
+        stream: &'static str,
+        /// The target.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A logger could not be started.
+    #[error("the logger {program:?} could not be started")]
+    Logger {
+        /// The program.
+        program: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A logger did not say that it reads.
+    #[error("the logger {program:?} was not ready within {limit:?}")]
+    LoggerSlow {
+        /// The program.
+        program: PathBuf,
+        /// How long it had.
+        limit: Duration,
+    },
+    /// A logger ended before it was ready.
+    #[error("the logger {program:?} ended before it was ready")]
+    LoggerGone {
+        /// The program.
+        program: PathBuf,
+    },
+}
+
+/// The streams' outer ends, open and ready: nothing can go wrong with them any more.
+pub struct Opened {
+    stdin: Option<(Source, Keeper)>,
+    stdout: Option<Sink>,
+    stderr: Option<Sink>,
+    logger: Option<Logger>,
+}
+
+/// The streams' inner ends.
+#[derive(Default)]
+pub struct Streams {
+    /// Into the process.
+    pub stdin: Option<UnixStream>,
+    /// Out of it.
+    pub stdout: Option<UnixStream>,
+    /// Out of it; none with a terminal.
+    pub stderr: Option<UnixStream>,
+}
+
+impl Stdio {
+    /// Opens every target. With `stdin_closed`, CloseIO came before the process did.
+    pub async fn open(&self, owner: Owner<'_>, stdin_closed: bool) -> Result<Opened, StdioError> {
+        let stdin = match self.stdin.as_str() {
+            "" => None,
+            path => Some(source::open(path.into(), stdin_closed)?),
+        };
+        let target = Target::parse(&self.stdout)?;
+        if let Target::Logger(spec) = target {
+            let (stdout, stderr, logger) = logger::start(spec, owner).await?;
+            return Ok(Opened {
+                stdin,
+                stdout: Some(stdout),
+                stderr: (!self.terminal && !self.stderr.is_empty()).then_some(stderr),
+                logger: Some(logger),
+            });
+        }
+        let stderr = match self.terminal {
+            true => None,
+            false => Sink::open("stderr", Target::parse(&self.stderr)?)?,
+        };
+        Ok(Opened {
+            stdin,
+            stdout: Sink::open("stdout", target)?,
+            stderr,
+            logger: None,
+        })
+    }
+}
+
+impl Opened {
+    /// Which streams the process is to have: stdin, stdout, stderr.
+    pub fn wanted(&self) -> (bool, bool, bool) {
+        let Self {
+            stdin,
+            stdout,
+            stderr,
+            ..
+        } = self;
+        (stdin.is_some(), stdout.is_some(), stderr.is_some())
+    }
+
+    /// Joins the outer ends to the inner ones; bytes flow from now on.
+    pub fn attach(self, inner: Streams) -> ProcessIo {
+        let (ended, end_seen) = watch::channel(false);
+        let mut outputs = Vec::new();
+        for (sink, stream) in [(self.stdout, inner.stdout), (self.stderr, inner.stderr)] {
+            if let (Some(sink), Some(stream)) = (sink, stream) {
+                outputs.push(tokio::spawn(pump::output(stream, sink, end_seen.clone())));
+            }
+        }
+        let (mut keeper, mut input) = (None, None);
+        if let (Some((source, own_end)), Some(stream)) = (self.stdin, inner.stdin) {
+            keeper = Some(own_end);
+            input = Some(tokio::spawn(pump::input(source, stream)).abort_handle());
+        }
+        ProcessIo {
+            ended,
+            keeper: Mutex::new(keeper),
+            input,
+            outputs: Mutex::new(outputs),
+            logger: Mutex::new(self.logger),
+        }
+    }
+}
+
+/// The moving streams of one process.
+pub struct ProcessIo {
+    ended: watch::Sender<bool>,
+    keeper: Mutex<Option<Keeper>>,
+    input: Option<AbortHandle>,
+    outputs: Mutex<Vec<JoinHandle<()>>>,
+    logger: Mutex<Option<Logger>>,
+}
+
+impl ProcessIo {
+    /// CloseIO: the process reads the end once every client has closed its end too. Twice is once.
+    pub fn close_stdin(&self) {
+        drop(take(&self.keeper));
+    }
+
+    /// The process has ended: no more input, and output only as long as it comes.
+    pub fn process_ended(&self) {
+        self.ended.send_replace(true);
+        self.close_stdin();
+        if let Some(input) = &self.input {
+            input.abort();
+        }
+    }
+
+    /// Waits until all output is where it belongs, or [`DRAIN_LIMIT`] has passed; then gives up on
+    /// what is left. For an ended process.
+    pub async fn drain(&self) {
+        self.drain_within(DRAIN_LIMIT).await;
+    }
+
+    async fn drain_within(&self, limit: Duration) {
+        let deadline = Instant::now() + limit;
+        let outputs = std::mem::take(&mut *lock(&self.outputs));
+        for mut output in outputs {
+            if timeout_at(deadline, &mut output).await.is_err() {
+                output.abort();
+                tracing::warn!(?limit, "output that no client took is dropped");
+            }
+        }
+        let logger = take(&self.logger);
+        if let Some(logger) = logger {
+            logger.finish().await;
+        }
+    }
+}
+
+impl Drop for ProcessIo {
+    fn drop(&mut self) {
+        if let Some(input) = &self.input {
+            input.abort();
+        }
+        for output in lock(&self.outputs).drain(..) {
+            output.abort();
+        }
+    }
+}
+
+fn take<T>(slot: &Mutex<Option<T>>) -> Option<T> {
+    lock(slot).take()
+}
+
+/// A panic under one of these locks leaves whole values behind, so a poisoned lock is as good.
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex
+        .lock()
+        .unwrap_or_else(|poisoned| poisoned.into_inner())
+}
