@@ -24,6 +24,7 @@ use redb::{Database, MultimapTableDefinition, ReadableDatabase, ReadableTable, T
 use rustix::fs::FallocateFlags;
 
 use crate::record::{ImageId, SnapshotState};
+use crate::young;
 
 /// Key -> `SnapshotState` as JSON.
 const SNAPSHOTS: TableDefinition<&str, &[u8]> = TableDefinition::new("snapshots");
@@ -93,14 +94,9 @@ impl Catalog {
     /// # Errors
     /// When the file cannot be written.
     pub fn create(dir: &Path) -> Result<()> {
-        let young = dir.join("catalog.redb.new");
-        let doing = "remove the unfinished";
-        match fs::remove_file(&young) {
-            Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                return Err(file_error(doing, &young, source));
-            }
-            _ => {}
-        }
+        let path = file_in(dir);
+        let young = young::path_for(&path)
+            .map_err(|source| file_error("clear the way for", &path, source))?;
         let db = Database::create(&young).map_err(store("make a file"))?;
         let txn = db.begin_write().map_err(store("begin a change"))?;
         {
@@ -113,7 +109,6 @@ impl Catalog {
         }
         txn.commit().map_err(store("commit a change"))?;
         drop(db);
-        let path = file_in(dir);
         fs::rename(&young, &path).map_err(|source| file_error("rename", &young, source))?;
         File::open(dir)
             .and_then(|dir| dir.sync_all())

@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The process: locks, store, socket, in this order, until SIGTERM or SIGINT, and back.
+//! The process: lock, socket, store, in this order, until SIGTERM or SIGINT, and back.
 //!
-//! Anything that fails before the socket is bound ends the process with one message and without a
-//! trace in the store. `kill -9` needs no care: see `snapshotter` and `reconcile`.
+//! Whatever fails on the way up ends the process with one message, and what was already up is taken
+//! down again. `kill -9` needs no care: see `snapshotter` and `reconcile`.
 
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use rustix::fs::Mode;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
@@ -36,13 +37,16 @@ const STOP_WAIT: Duration = Duration::from_secs(5);
 /// # Errors
 /// When the store or the socket cannot be had.
 pub fn run(args: &Args) -> Result<()> {
+    // Images, catalog and pool hold what containers wrote: for root alone, whatever made the root.
+    rustix::process::umask(Mode::RWXG | Mode::RWXO);
     storage::make_private(&args.root)?;
     let root = args.root.canonicalize();
     let root = root.with_context(|| format!("could not find {}", args.root.display()))?;
     let _lock = Lock::take(&root, &root.join("lock"))?;
+    // Bound before the store is open: a client that comes early waits instead of failing.
+    let (socket, listener) = Socket::bind(&args.address)?;
     let storage = Storage::open(&root, args.pool_size)?;
     let snapshotter = Arc::new(Snapshotter::open(storage, args.size)?);
-    let (socket, listener) = Socket::bind(&args.address)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(WORKERS)
@@ -55,7 +59,7 @@ pub fn run(args: &Args) -> Result<()> {
     drop(socket);
     runtime.shutdown_timeout(STOP_WAIT);
     match Arc::into_inner(snapshotter) {
-        Some(snapshotter) => snapshotter.close(),
+        Some(snapshotter) => snapshotter.flush()?,
         None => tracing::warn!("a request is stuck: the store is left as after a crash"),
     }
     served

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use crate::size::ByteSize;
 use crate::tool::{Tool, ToolError};
+use crate::young;
 
 const MKFS: Tool = Tool {
     name: "mkfs.ext4",
@@ -68,7 +69,6 @@ pub enum MakeError {
 
 /// Makes the empty image at `path`, complete and on disk, or leaves nothing under that name.
 pub(crate) fn make_empty(path: &Path, size: ByteSize) -> Result<(), MakeError> {
-    let young = path.with_extension("new");
     let file_error = |source| MakeError::File {
         path: path.into(),
         source,
@@ -77,12 +77,9 @@ pub(crate) fn make_empty(path: &Path, size: ByteSize) -> Result<(), MakeError> {
         path: path.into(),
         source,
     };
-    let file = File::options()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .open(&young)
+    let young = young::path_for(path).map_err(file_error)?;
+    let file = File::create_new(&young)
+        .and_then(|_| File::options().read(true).write(true).open(&young))
         .map_err(file_error)?;
     file.set_len(size.bytes()).map_err(file_error)?;
     let arguments = MKFS_OPTIONS.iter().map(AsRef::as_ref);
@@ -165,7 +162,7 @@ mod tests {
         let allocated = std::os::unix::fs::MetadataExt::blocks(&image.metadata().unwrap()) * 512;
         assert!(allocated < 256 << 10, "{allocated} bytes allocated");
         assert_eq!(image.metadata().unwrap().len(), 10 << 30);
-        assert!(!path.with_extension("new").exists());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 
     #[test]

@@ -5,9 +5,9 @@
 //! take: snapshots of the last [`DELAY`], whose containers died in it too.
 
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::catalog::Catalog;
 
@@ -16,10 +16,12 @@ const DELAY: Duration = Duration::from_millis(500);
 /// The thread only walks redb's shallow call tree.
 const STACK_BYTES: usize = 256 << 10;
 
-/// The thread that writes to disk; idle while nothing is prepared.
+/// The thread that writes to disk, idle while nothing is prepared. Dropping it ends the thread; what
+/// is pending then is its owner's to flush.
 pub(crate) struct Flusher {
-    bell: SyncSender<()>,
-    thread: JoinHandle<()>,
+    /// Some until dropped: its end is the thread's sign to end.
+    bell: Option<SyncSender<()>>,
+    thread: Option<JoinHandle<()>>,
 }
 
 impl Flusher {
@@ -29,21 +31,26 @@ impl Flusher {
             .name("flush".into())
             .stack_size(STACK_BYTES)
             .spawn(move || run(&catalog, &rung))?;
-        Ok(Self { bell, thread })
+        Ok(Self {
+            bell: Some(bell),
+            thread: Some(thread),
+        })
     }
 
     /// Something was prepared.
     pub(crate) fn wake(&self) {
         // Full means that it is about to run anyway.
-        if let Err(TrySendError::Disconnected(())) = self.bell.try_send(()) {
+        let rung = self.bell.as_ref().map(|bell| bell.try_send(()));
+        if let Some(Err(TrySendError::Disconnected(()))) = rung {
             tracing::error!("the thread that writes to disk has died");
         }
     }
+}
 
-    /// Ends the thread. What is pending is the caller's to flush.
-    pub(crate) fn stop(self) {
-        drop(self.bell);
-        if self.thread.join().is_err() {
+impl Drop for Flusher {
+    fn drop(&mut self) {
+        self.bell = None;
+        if let Some(Err(_)) = self.thread.take().map(JoinHandle::join) {
             tracing::error!("the thread that writes to disk had died");
         }
     }
@@ -51,12 +58,26 @@ impl Flusher {
 
 fn run(catalog: &Catalog, rung: &Receiver<()>) {
     while rung.recv().is_ok() {
-        thread::sleep(DELAY);
+        if !wait(rung) {
+            return;
+        }
         if let Err(error) = catalog.flush() {
             tracing::error!(
                 error = crate::chain(&error),
                 "prepared snapshots are not on disk"
             );
+        }
+    }
+}
+
+/// Lets [`DELAY`] pass, whoever rings meanwhile. False if the owner is gone.
+fn wait(rung: &Receiver<()>) -> bool {
+    let until = Instant::now() + DELAY;
+    loop {
+        match rung.recv_timeout(until.saturating_duration_since(Instant::now())) {
+            Ok(()) => {}
+            Err(RecvTimeoutError::Timeout) => return true,
+            Err(RecvTimeoutError::Disconnected) => return false,
         }
     }
 }

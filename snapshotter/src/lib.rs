@@ -35,6 +35,7 @@ mod service;
 mod socket;
 mod status;
 mod tool;
+mod young;
 
 pub use error::{SnapshotError, chain};
 pub use ext4::MakeError;

@@ -16,6 +16,7 @@ use rustix::mount::{MountFlags, UnmountFlags};
 
 use crate::size::ByteSize;
 use crate::tool::{Tool, ToolError};
+use crate::young;
 
 const MKFS: Tool = Tool {
     name: "mkfs.xfs",
@@ -80,7 +81,8 @@ pub enum PoolError {
     },
 }
 
-/// The mounted pool.
+/// The mounted pool. Dropping it unmounts, unless an image is in use: then the mount stays, and the
+/// next start finds it.
 pub(crate) struct Pool {
     store: PathBuf,
 }
@@ -105,8 +107,8 @@ pub(crate) fn create(root: &Path, size: Option<ByteSize>) -> Result<(), PoolErro
         let root = root.into();
         return Err(PoolError::TooSmall { size, root });
     }
-    let young = root.join("pool.xfs.new");
-    let sparse = File::create(&young).map_err(file_error("make", &young))?;
+    let young = young::path_for(&file).map_err(file_error("clear the way for", &file))?;
+    let sparse = File::create_new(&young).map_err(file_error("make", &young))?;
     sparse
         .set_len(size.bytes())
         .map_err(file_error("size", &young))?;
@@ -126,13 +128,19 @@ impl Pool {
     /// Mounts the pool on `store`, or finds it mounted.
     pub(crate) fn open(root: &Path, store: &Path) -> Result<Self, PoolError> {
         let file = file_in(root);
-        let pool = Self {
-            store: store.into(),
-        };
         match mounted_on(root, store)? {
+            None => {
+                let device = attach(&file)?;
+                let flags = MountFlags::NOATIME | MountFlags::NODEV | MountFlags::NOSUID;
+                rustix::mount::mount(&device, store, "xfs", flags, c"discard").map_err(
+                    |error| {
+                        detach(&file);
+                        file_error("mount", &file)(error)
+                    },
+                )?;
+            }
             Some(source) if source == file.as_os_str() => {
                 tracing::info!(store = %store.display(), "the pool is still mounted");
-                return Ok(pool);
             }
             Some(source) => {
                 return Err(PoolError::Occupied {
@@ -141,20 +149,16 @@ impl Pool {
                     found: source.to_string_lossy().into_owned(),
                 });
             }
-            None => {}
         }
-        let device = attach(&file)?;
-        let flags = MountFlags::NOATIME | MountFlags::NODEV | MountFlags::NOSUID;
-        let mounted = rustix::mount::mount(&device, store, "xfs", flags, c"discard");
-        // A device in use goes away with its last user, here the mount; an unused one now.
-        let detached = LOSETUP.run([OsStr::new("--detach"), device.as_ref()]);
-        mounted.map_err(file_error("mount", &file))?;
-        detached.map_err(tool_error("let go the loop device of", &file))?;
-        Ok(pool)
+        detach(&file);
+        Ok(Self {
+            store: store.into(),
+        })
     }
+}
 
-    /// Unmounts, unless an image is in use.
-    pub(crate) fn close(self) {
+impl Drop for Pool {
+    fn drop(&mut self) {
         let store = self.store.display();
         match rustix::mount::unmount(&self.store, UnmountFlags::NOFOLLOW) {
             Ok(()) => tracing::info!(%store, "unmounted the pool"),
@@ -183,6 +187,36 @@ fn attach(file: &Path) -> Result<String, PoolError> {
                 .run(plain.into_iter().chain([file.as_os_str()]))
                 .map_err(tool_error("find a loop device for", file))
         })
+}
+
+/// Lets go every loop device of the file: one in use goes away with its last user, the mount; an
+/// unused one, which a killed process may have left, goes now. Done at each start for that reason.
+fn detach(file: &Path) {
+    for device in loop_devices(file) {
+        if let Err(error) = LOSETUP.run(["--detach", &device]) {
+            tracing::warn!(
+                device,
+                error = crate::chain(&error),
+                "a loop device may stay behind"
+            );
+        }
+    }
+}
+
+/// The loop devices bound to `file`.
+fn loop_devices(file: &Path) -> Vec<String> {
+    let Ok(blocks) = fs::read_dir("/sys/block") else {
+        return Vec::new();
+    };
+    let names = blocks.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let bound = |name: &String| {
+        let backing = fs::read_to_string(format!("/sys/block/{name}/loop/backing_file"));
+        backing.is_ok_and(|path| Path::new(path.trim_end()) == file)
+    };
+    names
+        .filter(bound)
+        .map(|name| format!("/dev/{name}"))
+        .collect()
 }
 
 /// What is mounted on `store`, if anything: the file behind a loop device, or the device's number.

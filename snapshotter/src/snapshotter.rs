@@ -11,7 +11,6 @@
 //! * Commit: data to disk -> durable record -> answer;
 //! * Remove: durable record -> delete the image -> answer.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -56,12 +55,13 @@ pub struct Info {
     pub state: SnapshotState,
 }
 
-/// The open store.
+/// The open store. Fields are dropped in this order: the thread that uses the catalog, the files, and
+/// what they are mounted on.
 pub struct Snapshotter {
+    flusher: Flusher,
     catalog: Arc<Catalog>,
     images: Arc<Images>,
     storage: Storage,
-    flusher: Flusher,
 }
 
 impl Snapshotter {
@@ -94,10 +94,10 @@ impl Snapshotter {
         let catalog = Arc::new(catalog);
         let flusher = Flusher::start(Arc::clone(&catalog)).map_err(OpenError::Thread)?;
         Ok(Self {
+            flusher,
             catalog,
             images,
             storage,
-            flusher,
         })
     }
 
@@ -256,25 +256,12 @@ impl Snapshotter {
         Ok(())
     }
 
-    /// Brings everything to disk and lets the store go.
-    pub fn close(self) {
-        let Self {
-            catalog,
-            images,
-            storage,
-            flusher,
-        } = self;
-        flusher.stop();
-        if let Err(error) = catalog.flush() {
-            tracing::error!(
-                error = crate::chain(&error),
-                "the last snapshots are not on disk yet"
-            );
-        }
-        // The catalog holds the images for its barrier: it goes first, and both before the mount.
-        drop(catalog);
-        drop(images);
-        storage.close();
+    /// Brings everything to disk. What a client asks afterwards is answered as before.
+    ///
+    /// # Errors
+    /// When the images or the catalog cannot be written.
+    pub fn flush(&self) -> Result<()> {
+        Ok(self.catalog.flush()?)
     }
 
     fn create(&self, kind: Kind, key: &str, parent: &str, mut labels: Labels) -> Result<Mount> {
@@ -412,12 +399,6 @@ pub enum OpenError {
     /// The thread that writes to disk could not be started.
     #[error("could not start a thread")]
     Thread(#[source] std::io::Error),
-}
-
-/// The directory in which `root`'s images are, for messages and tests.
-#[must_use]
-pub fn images_dir(root: &Path) -> std::path::PathBuf {
-    root.join("store/images")
 }
 
 fn lost_if_missing(key: &str, source: ImageError) -> SnapshotError {

@@ -70,7 +70,7 @@ impl Socket {
         if let Some(parent) = path.parent() {
             fs::DirBuilder::new()
                 .recursive(true)
-                .mode(0o711)
+                .mode(0o700)
                 .create(parent)
                 .map_err(fail("make the directory of"))?;
         }

@@ -6,10 +6,11 @@
 //! (`pool`). Which of the two is decided once, by the presence of that file. There is no third way:
 //! nothing here ever copies an image.
 
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, FileExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -23,6 +24,10 @@ use crate::size::ByteSize;
 /// a layer unpacked meanwhile can have holes. So new snapshots are refused before it comes to that,
 /// and a layer that was unpacked while it came to that is not accepted.
 pub const HEADROOM: ByteSize = ByteSize::mib(64);
+
+/// XFS frees the blocks of removed files in the background: whoever has just made room is not refused.
+const SPACE_WAIT: Duration = Duration::from_secs(1);
+const SPACE_POLL: Duration = Duration::from_millis(20);
 
 /// Why the store cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -65,7 +70,7 @@ pub enum StorageError {
     },
 }
 
-/// The opened store directory.
+/// The opened store directory. Dropping it unmounts a pool that nobody uses.
 pub struct Storage {
     root: PathBuf,
     store: PathBuf,
@@ -97,6 +102,8 @@ impl Storage {
             let source = Errno::OPNOTSUPP.into();
             return Err(file_error("clone a file in", &store, source));
         }
+        fs::set_permissions(&store, Permissions::from_mode(0o700))
+            .map_err(|source| file_error("protect", &store, source))?;
         Ok(Self {
             root: root.into(),
             store,
@@ -121,27 +128,27 @@ impl Storage {
             None => Ok(()),
         }
     }
-
-    /// Unmounts the pool, unless something uses an image of it: then it stays, and the next start
-    /// finds it.
-    pub fn close(self) {
-        if let Some(pool) = self.pool {
-            pool.close();
-        }
-    }
 }
 
 fn require_headroom(path: &Path) -> Result<(), StorageError> {
+    let deadline = Instant::now() + SPACE_WAIT;
+    loop {
+        let free = free_bytes(path)?;
+        if free >= HEADROOM.bytes() {
+            return Ok(());
+        }
+        if Instant::now() >= deadline {
+            let path = path.into();
+            return Err(StorageError::NoSpace { free, path });
+        }
+        std::thread::sleep(SPACE_POLL);
+    }
+}
+
+fn free_bytes(path: &Path) -> Result<u64, StorageError> {
     let stat = rustix::fs::statvfs(path)
         .map_err(|errno| file_error("look at the free space of", path, errno.into()))?;
-    let free = stat.f_bavail.saturating_mul(stat.f_frsize);
-    match free < HEADROOM.bytes() {
-        true => Err(StorageError::NoSpace {
-            free,
-            path: path.into(),
-        }),
-        false => Ok(()),
-    }
+    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
 }
 
 /// Images hold everything that containers wrote: nobody but root may list them.
