@@ -266,3 +266,6 @@ impl<D: Device + ?Sized> MmioTransport<D> {
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests;

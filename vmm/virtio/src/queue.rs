@@ -192,3 +192,6 @@ impl Virtqueue {
             .map_err(failed)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -14,7 +14,7 @@ use crate::queue::{QueueError, Virtqueue};
 /// A socket device.
 #[derive(Debug)]
 pub struct Vsock {
-    muxer: Muxer,
+    pub(super) muxer: Muxer,
     queues: Option<Queues>,
 }
 

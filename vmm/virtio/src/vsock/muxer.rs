@@ -460,9 +460,13 @@ impl Muxer {
     }
 
     fn tick(&mut self) {
-        if !self.poller.take_tick() {
-            return;
+        if self.poller.take_tick() {
+            self.second_passed();
         }
+    }
+
+    /// Gives up what has reached its deadline.
+    pub fn second_passed(&mut self) {
         let now = self.now.after(1);
         self.now = now;
         let mut deadlines = false;
@@ -486,6 +490,11 @@ impl Muxer {
             }
         }
         self.poller.set_timer(deadlines);
+    }
+
+    #[cfg(test)]
+    pub fn timer_runs(&self) -> bool {
+        self.poller.timer_runs()
     }
 
     fn parts(&mut self, port: u32) -> Option<(Option<&mut HostSocket>, &mut Connection)> {

@@ -176,6 +176,11 @@ impl Poller {
         }
     }
 
+    #[cfg(test)]
+    pub fn timer_runs(&self) -> bool {
+        self.timer_armed
+    }
+
     fn add_listener(&self) -> rustix::io::Result<()> {
         let data = EventData::new_u64(LISTENER);
         epoll::add(&self.epoll, &self.listener, data, EventFlags::IN)
