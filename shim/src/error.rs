@@ -108,6 +108,9 @@ pub enum TaskError {
     /// The process could not be made.
     #[error(transparent)]
     Spawn(#[from] SpawnError),
+    /// The process could not be made to run.
+    #[error(transparent)]
+    Start(GuestError),
     /// The guest could not do it.
     #[error(transparent)]
     Guest(#[from] GuestError),
@@ -152,6 +155,11 @@ impl TaskError {
             TaskError::Machine(error) => of_kind(error.kind()),
             TaskError::Container(error) => of_kind(error.kind()),
             TaskError::Spawn(error) => of_kind(error.kind()),
+            // A command that is not there must not look like a task that is not there.
+            TaskError::Start(error) => match error.kind() {
+                Kind::NotFound => Code::INVALID_ARGUMENT,
+                kind => of_kind(kind),
+            },
             TaskError::Guest(error) => of_kind(error.kind()),
             TaskError::Destroy(error) => of_kind(error.kind()),
             TaskError::Crashed(_) => Code::INTERNAL,

@@ -12,6 +12,9 @@ use cube_runtime::{
 
 use crate::io::Streams;
 
+#[cfg(test)]
+pub mod fake;
+
 /// Makes machines.
 #[async_trait]
 pub trait Boot: Send + Sync {

@@ -63,7 +63,7 @@ impl Shim {
         };
         if let Err(error) = live.process.start().await {
             live.io.process_ended();
-            return Err(error.into());
+            return Err(TaskError::Start(error));
         }
         Ok(())
     }
@@ -98,7 +98,7 @@ impl Shim {
 
 fn status_of(error: &TaskError) -> u32 {
     let kind = match error {
-        TaskError::Guest(error) => error.kind(),
+        TaskError::Start(error) => error.kind(),
         TaskError::Spawn(error) => error.kind(),
         _ => return NOT_RUNNABLE,
     };
