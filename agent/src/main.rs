@@ -1,4 +1,90 @@
 // SPDX-License-Identifier: Apache-2.0
-//! PID 1 of the guest: sets up containers and runs their processes.
+//! `cube-agent`: the program behind every role in the guest. Which one it plays depends on how it was
+//! started: by the kernel as PID 1 or for a module, by itself for a new process, or by hand.
 
-fn main() {}
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context, bail};
+use cube_agent::agent::Agent;
+use cube_agent::cause::chain;
+use cube_agent::container::{Layout, Slots};
+use cube_agent::guest::{self, Machine};
+use cube_agent::process::Reaper;
+use cube_agent::transport::{self, Address};
+use cube_agent::{cgroup, log, stage, sys};
+
+const USAGE: &str = "usage: cube-agent serve --listen unix:PATH --slots DIR --run DIR --cgroup DIR
+       cube-agent --version
+In a guest it is /init. `serve` runs it on this system, with block slots that are links in DIR.";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().collect();
+    let words: Vec<&str> = args.iter().map(String::as_str).collect();
+    if words.first() == Some(&sys::STAGE_NAME) {
+        stage::main();
+    }
+    log::start();
+    let result = match words.as_slice() {
+        _ if std::process::id() == 1 => be_init(),
+        [_, "-q", "--", alias] => guest::modprobe(alias).map_err(Into::into),
+        [_, "--version"] => print_version(),
+        [_, "serve", options @ ..] => serve(options),
+        _ => Err(anyhow::anyhow!(USAGE)),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{}", chain(error.as_ref()));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn be_init() -> anyhow::Result<()> {
+    let layout = guest::boot()?;
+    run(layout, Machine::Own, Address::Vsock)
+}
+
+fn serve(options: &[&str]) -> anyhow::Result<()> {
+    let option = |name: &str| {
+        let at = options.iter().position(|option| *option == name);
+        at.and_then(|at| options.get(at + 1))
+            .with_context(|| format!("{name} is missing\n{USAGE}"))
+    };
+    let Some(socket) = option("--listen")?.strip_prefix("unix:") else {
+        bail!("--listen takes unix:PATH");
+    };
+    let cgroup = PathBuf::from(option("--cgroup")?);
+    cgroup::delegate(&cgroup)?;
+    let layout = Layout {
+        run: option("--run")?.into(),
+        cgroup_root: "/sys/fs/cgroup".into(),
+        cgroup,
+        slots: Slots::Directory(option("--slots")?.into()),
+    };
+    run(layout, Machine::Borrowed, Address::Unix(socket.into()))
+}
+
+fn run(layout: Layout, machine: Machine, address: Address) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the event loop")?;
+    runtime.block_on(async {
+        let reaper = Reaper::start().context("cannot watch for children")?;
+        let agent = Arc::new(Agent::new(layout, machine, reaper));
+        match transport::serve(agent, address).await? {}
+    })
+}
+
+fn print_version() -> anyhow::Result<()> {
+    use std::io::Write;
+    writeln!(
+        std::io::stdout(),
+        "cube-agent {}",
+        env!("CARGO_PKG_VERSION")
+    )?;
+    Ok(())
+}

@@ -1,0 +1,268 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The containers of this machine, by name. What a call means is here; [`crate::service`] only translates
+//! messages, [`crate::container`] does the work.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use cube_protocol::StreamHello;
+
+use crate::container::{Command, Container, Disk, Layout, Parts};
+use crate::error::AgentError;
+use crate::guest::{Claim, Machine};
+use crate::process::{Process, Reaper};
+
+/// Longest id: that of the stream hello.
+const MAX_ID_LEN: usize = cube_protocol::MAX_ID_LEN;
+
+/// The agent's whole state.
+pub struct Agent {
+    layout: Layout,
+    machine: Machine,
+    reaper: Arc<Reaper>,
+    containers: Mutex<HashMap<String, Entry>>,
+    /// Name of the first container, whose namespaces the others of a pod may share.
+    pod: Mutex<Option<String>>,
+    is_claimed: AtomicBool,
+}
+
+enum Entry {
+    /// The name is taken, the container not there yet.
+    Reserved,
+    Live(Arc<Container>),
+    /// On its way out; nothing more can be done with it.
+    Leaving(Arc<Container>),
+}
+
+impl Agent {
+    /// Without containers.
+    pub fn new(layout: Layout, machine: Machine, reaper: Arc<Reaper>) -> Self {
+        Self {
+            layout,
+            machine,
+            reaper,
+            containers: Mutex::default(),
+            pod: Mutex::default(),
+            is_claimed: AtomicBool::new(false),
+        }
+    }
+
+    /// Gives the machine its identity.
+    pub fn claim(&self, claim: &Claim) -> Result<(), AgentError> {
+        self.machine.claim(claim)?;
+        self.is_claimed.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Makes a container.
+    pub async fn create_container(
+        &self,
+        id: &str,
+        spec_json: &[u8],
+        disk: Disk,
+    ) -> Result<(), AgentError> {
+        check_id("container_id", id)?;
+        let parts = Parts::of(spec_json, &self.layout.rootfs(id))?;
+        let reservation = self.reserve(id)?;
+        let container = Container::create(id, parts, &self.layout, disk).await?;
+        reservation.fill(container);
+        self.pod().get_or_insert_with(|| id.to_owned());
+        Ok(())
+    }
+
+    /// Takes a container down. One that is not known is gone already.
+    pub async fn delete_container(&self, id: &str) -> Result<(), AgentError> {
+        let container = {
+            let mut containers = self.containers();
+            let container = match containers.get(id) {
+                None => return Ok(()),
+                Some(Entry::Live(container)) => Arc::clone(container),
+                Some(Entry::Reserved) => return Err(container_state(id, "is being created")),
+                Some(Entry::Leaving(_)) => return Err(container_state(id, "is being deleted")),
+            };
+            containers.insert(id.to_owned(), Entry::Leaving(Arc::clone(&container)));
+            container
+        };
+        let result = container.delete().await;
+        let mut containers = self.containers();
+        match result {
+            Ok(()) => {
+                containers.remove(id);
+                self.pod().take_if(|pod| pod == id);
+                Ok(())
+            }
+            // Still there: it can be tried again.
+            Err(error) => {
+                containers.insert(id.to_owned(), Entry::Live(container));
+                Err(error)
+            }
+        }
+    }
+
+    /// Sets a process up; gives its number.
+    pub async fn create_process(
+        &self,
+        container: &str,
+        command: Command<'_>,
+    ) -> Result<u32, AgentError> {
+        // A restored machine has the random numbers, the clock and the name of its template until then.
+        if !self.is_claimed.load(Ordering::Relaxed) {
+            return Err(AgentError::NotClaimed);
+        }
+        if !command.exec_id.is_empty() {
+            check_id("exec_id", command.exec_id)?;
+        }
+        let pod = self.pod().clone().filter(|pod| pod != container);
+        let pod = pod.and_then(|pod| self.container(&pod).ok()?.pidfd());
+        self.container(container)?
+            .create_process(&self.reaper, &self.layout, pod, command)
+            .await
+    }
+
+    /// A container by name.
+    pub fn container(&self, id: &str) -> Result<Arc<Container>, AgentError> {
+        match self.containers().get(id) {
+            Some(Entry::Live(container)) => Ok(Arc::clone(container)),
+            Some(Entry::Reserved) => Err(container_state(id, "is being created")),
+            Some(Entry::Leaving(_)) => Err(container_state(id, "is being deleted")),
+            None => Err(AgentError::NoContainer { id: id.to_owned() }),
+        }
+    }
+
+    /// A process by name. One of a container on its way out can still be waited for.
+    pub fn process(&self, container: &str, exec_id: &str) -> Result<Arc<Process>, AgentError> {
+        let container = match self.containers().get(container) {
+            Some(Entry::Live(container) | Entry::Leaving(container)) => Arc::clone(container),
+            Some(Entry::Reserved) => return Err(container_state(container, "is being created")),
+            None => {
+                return Err(AgentError::NoContainer {
+                    id: container.to_owned(),
+                });
+            }
+        };
+        container.process(exec_id)
+    }
+
+    /// The process that a stream connection names.
+    pub fn process_of(&self, hello: &StreamHello) -> Result<Arc<Process>, AgentError> {
+        self.process(&hello.container_id, &hello.exec_id)
+    }
+
+    /// Forgets an ended process.
+    pub fn delete_process(&self, container: &str, exec_id: &str) -> Result<(), AgentError> {
+        match self.container(container) {
+            Err(AgentError::NoContainer { .. }) => Ok(()),
+            other => other?.delete_process(exec_id),
+        }
+    }
+
+    /// Takes every container down, as far as that goes: what they wrote is on their disks then.
+    pub async fn delete_all(&self) {
+        let ids: Vec<String> = self.containers().keys().cloned().collect();
+        for id in ids {
+            if let Err(error) = self.delete_container(&id).await {
+                let error = crate::cause::chain(&error);
+                tracing::warn!(container = %id, %error, "not deleted before the end");
+            }
+        }
+    }
+
+    /// The end of the machine.
+    pub fn power_off(&self) {
+        self.machine.power_off();
+    }
+
+    fn reserve(&self, id: &str) -> Result<Reservation<'_>, AgentError> {
+        let mut containers = self.containers();
+        if containers.contains_key(id) {
+            return Err(AgentError::ContainerExists { id: id.to_owned() });
+        }
+        containers.insert(id.to_owned(), Entry::Reserved);
+        Ok(Reservation {
+            agent: self,
+            id: id.to_owned(),
+            is_filled: false,
+        })
+    }
+
+    fn containers(&self) -> MutexGuard<'_, HashMap<String, Entry>> {
+        self.containers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn pod(&self) -> MutexGuard<'_, Option<String>> {
+        self.pod.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A name in the list of containers; free again unless it is filled.
+struct Reservation<'a> {
+    agent: &'a Agent,
+    id: String,
+    is_filled: bool,
+}
+
+impl Reservation<'_> {
+    fn fill(mut self, container: Container) {
+        self.is_filled = true;
+        let entry = Entry::Live(Arc::new(container));
+        self.agent.containers().insert(self.id.clone(), entry);
+    }
+}
+
+impl Drop for Reservation<'_> {
+    fn drop(&mut self) {
+        if !self.is_filled {
+            self.agent.containers().remove(&self.id);
+        }
+    }
+}
+
+fn container_state(id: &str, state: &'static str) -> AgentError {
+    AgentError::ContainerState {
+        id: id.to_owned(),
+        state,
+    }
+}
+
+/// Ids become names of directories and cgroups.
+fn check_id(field: &'static str, id: &str) -> Result<(), AgentError> {
+    let is_name = id
+        .bytes()
+        .all(|byte| byte.is_ascii_alphanumeric() || b"-_.+".contains(&byte));
+    // A cgroup of that name would hide a control file.
+    let is_safe = !id.starts_with('.') && !id.starts_with("cgroup.");
+    if !id.is_empty() && id.len() <= MAX_ID_LEN && is_name && is_safe {
+        Ok(())
+    } else {
+        Err(AgentError::Request {
+            field,
+            reason: format!("{id:?} is not an id"),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_safe_names() {
+        for id in ["a", "web-1", "A.b_c+d", &"x".repeat(255)] {
+            assert!(check_id("id", id).is_ok(), "{id}");
+        }
+        for id in [
+            "",
+            ".",
+            "..",
+            "a/b",
+            "a b",
+            "cgroup.procs",
+            &"x".repeat(256),
+        ] {
+            assert!(check_id("id", id).is_err(), "{id}");
+        }
+    }
+}

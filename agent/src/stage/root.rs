@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Paths of a container, resolved inside of its root whatever its symbolic links say (openat2(2),
+//! `RESOLVE_IN_ROOT`), and used through descriptors, so that nobody can change them in between.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, mkdirat, openat, openat2};
+use rustix::io::Errno;
+
+/// A rename elsewhere may spoil a resolution in progress; the kernel then asks for another try.
+const MAX_TRIES: u32 = 32;
+
+/// The root directory of a container.
+#[derive(Debug)]
+pub struct Root(OwnedFd);
+
+impl Root {
+    /// From a path of the caller's own mount namespace.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        Ok(Self(openat(CWD, path, flags, Mode::empty())?))
+    }
+
+    /// Opens what a path means to the container.
+    pub fn find(&self, path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
+        self.resolve(path, flags, ResolveFlags::empty())
+    }
+
+    /// As [`Root::find`], and no part of the path may be a symbolic link.
+    pub fn find_plain(&self, path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
+        self.resolve(path, flags, ResolveFlags::NO_SYMLINKS)
+    }
+
+    /// Opens a directory; what is missing of it is made, for root, with mode 755.
+    pub fn make_dir(&self, path: &Path) -> io::Result<OwnedFd> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY;
+        let mut reached = PathBuf::from("/");
+        let mut dir = self.find(&reached, flags)?;
+        for name in path.strip_prefix("/").unwrap_or(path) {
+            reached.push(name);
+            dir = match self.find(&reached, flags) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    match mkdirat(&dir, name, Mode::from_raw_mode(0o755)) {
+                        // EEXIST: a dangling link, or somebody was faster; the next look tells.
+                        Ok(()) | Err(Errno::EXIST) => self.find(&reached, flags)?,
+                        Err(errno) => return Err(errno.into()),
+                    }
+                }
+                other => other?,
+            };
+        }
+        Ok(dir)
+    }
+
+    /// Opens the directory that holds a path, which is made if it is missing, with the path's last name.
+    pub fn make_parent<'p>(&self, path: &'p Path) -> io::Result<(OwnedFd, &'p Path)> {
+        let name = path.file_name().ok_or(Errno::INVAL)?;
+        let parent = path.parent().ok_or(Errno::INVAL)?;
+        Ok((self.make_dir(parent)?, Path::new(name)))
+    }
+
+    fn resolve(&self, path: &Path, flags: OFlags, extra: ResolveFlags) -> io::Result<OwnedFd> {
+        let how = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS | extra;
+        let flags = flags | OFlags::CLOEXEC;
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            match openat2(&self.0, path, flags, Mode::empty(), how) {
+                Err(Errno::AGAIN | Errno::INTR) if tries < MAX_TRIES => {}
+                other => return Ok(other?),
+            }
+        }
+    }
+}
+
+/// A path for calls that take no descriptor: it names what the descriptor holds, not what is mounted on it
+/// since. Needs the caller's own /proc.
+pub fn proc_path(fd: impl AsFd) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn links_cannot_lead_out_of_the_root() {
+        let outside = tempfile::tempdir().unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("etc")).unwrap();
+        symlink("/etc", dir.path().join("absolute")).unwrap();
+        symlink("../../../../..", dir.path().join("up")).unwrap();
+        symlink(outside.path(), dir.path().join("away")).unwrap();
+        let root = Root::open(dir.path()).unwrap();
+
+        root.make_dir(Path::new("/absolute/new")).unwrap();
+        assert!(dir.path().join("etc/new").is_dir());
+        root.make_dir(Path::new("/up/etc/more")).unwrap();
+        assert!(dir.path().join("etc/more").is_dir());
+        assert!(root.make_dir(Path::new("/away/x")).is_err());
+        assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn plain_paths_have_no_links_at_all() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("real")).unwrap();
+        symlink("real", dir.path().join("link")).unwrap();
+        let root = Root::open(dir.path()).unwrap();
+        assert!(root.find_plain(Path::new("/real"), OFlags::PATH).is_ok());
+        assert!(root.find_plain(Path::new("/link"), OFlags::PATH).is_err());
+        assert!(root.find(Path::new("/link"), OFlags::PATH).is_ok());
+    }
+}
