@@ -138,9 +138,10 @@ impl Snapshotter {
     ///
     /// # Errors
     /// When a rule forbids it, or the image is mounted or was not unmounted cleanly.
-    pub fn commit(&self, name: &str, key: &str, labels: Labels) -> Result<()> {
+    pub fn commit(&self, name: &str, key: &str, mut labels: Labels) -> Result<()> {
         check_key("name", name)?;
         check_labels(name, &labels)?;
+        drop_empty(&mut labels);
         if self.catalog.find(name)?.is_some() {
             return Err(CatalogError::AlreadyExists { key: name.into() }.into());
         }

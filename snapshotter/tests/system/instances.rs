@@ -3,20 +3,16 @@
 
 use std::fs;
 use std::os::unix::net::UnixListener;
+use std::process::Command;
 
 use crate::host;
-use crate::world::World;
+use crate::world::{World, binary};
 
 #[tokio::test]
 async fn second_instance_on_the_same_root_is_refused() {
     let Some(world) = World::new() else { return };
     let first = world.start();
-    let mut command = world.command();
-    command
-        .arg("--address")
-        .arg(world.path().join("other.sock"));
-    // clap takes an option once: the socket is given anew.
-    let mut second = std::process::Command::new(command.get_program());
+    let mut second = Command::new(binary());
     second.arg("--root").arg(world.root());
     second.arg("--address").arg(world.path().join("other.sock"));
     let output = second.output().unwrap();
@@ -37,7 +33,7 @@ async fn second_instance_on_the_same_socket_is_refused_and_leaves_nothing() {
     let Some(world) = World::new() else { return };
     let first = world.start();
     let root = world.path().join("root2");
-    let mut second = std::process::Command::new(env!("CARGO_BIN_EXE_cube-snapshotter"));
+    let mut second = Command::new(binary());
     second.arg("--root").arg(&root);
     second.arg("--address").arg(world.socket());
     let output = second.output().unwrap();

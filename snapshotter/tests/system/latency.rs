@@ -46,6 +46,20 @@ async fn prepare_costs_about_as_much_as_a_question() {
         client.prepare(&format!("c{number}"), "base").await.unwrap();
         prepares.push(start.elapsed());
     }
+    let burst = Instant::now();
+    let burst: Vec<_> = (0..50)
+        .map(|number| {
+            let client = client.clone();
+            tokio::spawn(async move {
+                client.prepare(&format!("b{number}"), "base").await.unwrap();
+                burst.elapsed()
+            })
+        })
+        .collect();
+    let mut burst_of_50 = Vec::new();
+    for one in burst {
+        burst_of_50.push(one.await.unwrap());
+    }
     for number in 0..200 {
         let start = Instant::now();
         client.remove(&format!("c{number}")).await.unwrap();
@@ -60,6 +74,7 @@ async fn prepare_costs_about_as_much_as_a_question() {
     }
     let question = summary("Stat", questions);
     let prepare = summary("Prepare", prepares);
+    summary("Prepare, 50 at once, since the first was sent", burst_of_50);
     summary("Commit, nothing written", commits);
     summary("Remove", removes);
     assert!(

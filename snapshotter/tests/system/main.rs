@@ -21,5 +21,6 @@ mod instances;
 mod latency;
 mod model;
 mod pool;
+mod power;
 mod semantics;
 mod world;

@@ -19,6 +19,12 @@ use crate::host::{self, Mounted};
 /// A start makes two file systems at most; a busy machine takes its time.
 const START_LIMIT: Duration = Duration::from_secs(60);
 
+/// The program under test: cargo's, or the one that `CUBE_SNAPSHOTTER` names, such as an installed one.
+pub fn binary() -> PathBuf {
+    let given = std::env::var_os("CUBE_SNAPSHOTTER").map(PathBuf::from);
+    given.unwrap_or_else(|| env!("CARGO_BIN_EXE_cube-snapshotter").into())
+}
+
 pub struct World {
     dir: TempDir,
 }
@@ -57,7 +63,7 @@ impl World {
 
     /// The daemon's command line on this world's root and socket.
     pub fn command(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_cube-snapshotter"));
+        let mut command = Command::new(binary());
         command
             .arg("--root")
             .arg(self.root())
