@@ -69,15 +69,20 @@ fn open_fifo(path: &Path) -> io::Result<File> {
 }
 
 impl Write for LogFifo {
+    /// A line that does not fit or finds no reader is dropped: see the top of this file.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let whole = line.len();
-        if whole > MAX_LINE {
-            let mut cut = line.get(..MAX_LINE - 1).unwrap_or_default().to_vec();
-            cut.push(b'\n');
-            self.try_write(&cut).ok();
-        } else {
-            self.try_write(line).ok();
-        }
+        let mut cut = Vec::new();
+        let line = match line.get(..MAX_LINE - 1) {
+            Some(start) if whole > MAX_LINE => {
+                cut.extend_from_slice(start);
+                cut.push(b'\n');
+                &cut
+            }
+            _ => line,
+        };
+        // Dropped when the fifo is full or has no reader: see the top of this file.
+        self.try_write(line).ok();
         Ok(whole)
     }
 

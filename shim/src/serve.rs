@@ -7,7 +7,7 @@
 use std::env;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener as StdListener;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -86,9 +86,10 @@ async fn run(shim: Arc<Shim>, publisher: Publisher, listener: StdListener) -> an
     publisher.flush(FAREWELL_LIMIT).await;
     remove_socket();
     // The answer to Shutdown is on its way; its reader closes the connection.
-    tokio::time::timeout(FAREWELL_LIMIT, connections.none())
-        .await
-        .ok();
+    let farewell = tokio::time::timeout(FAREWELL_LIMIT, connections.none()).await;
+    if farewell.is_err() {
+        tracing::debug!("a client stays connected; its answers are sent by now");
+    }
     Ok(())
 }
 
@@ -115,6 +116,7 @@ async fn unwanted(shim: &Shim, connections: &Connections) {
 /// So that the next `start` of this name does not have to find out that nobody listens.
 fn remove_socket() {
     if let Some(path) = env::var_os(SOCKET_VARIABLE).map(PathBuf::from) {
-        std::fs::remove_file(Path::new(&path)).ok();
+        // One that stays behind is replaced by that start.
+        std::fs::remove_file(path).ok();
     }
 }

@@ -63,6 +63,7 @@ pub fn start(flags: &Flags) -> anyhow::Result<Vec<u8>> {
     };
     if let Err(error) = bundle::write_address(&bundle, path.address().as_bytes()) {
         if let Some(mut server) = server {
+            // The error that is being reported matters more than one of tidying up after it.
             server.kill().ok();
             server.wait().ok();
             fs::remove_file(path.as_path()).ok();
@@ -97,6 +98,7 @@ fn spawn(
         command.env(TTRPC_VARIABLE, address);
     }
     command.arg("serve").spawn().map_err(|error| {
+        // A socket that stays behind is replaced by the next start.
         fs::remove_file(path.as_path()).ok();
         anyhow::Error::new(error).context(format!(
             "the shim's server {} could not be started",
@@ -106,13 +108,13 @@ fn spawn(
 }
 
 /// Should memory run out, a sandbox goes before the containerd that made it: one point above its
-/// score, inherited by the server and the machine. Refused without CAP_SYS_RESOURCE where the own
-/// score is higher already, which is as good.
+/// score, inherited by the server and the machine.
 fn raise_oom_score() {
     let score = |path: &str| -> Option<i32> { fs::read_to_string(path).ok()?.trim().parse().ok() };
     let parent = std::os::unix::process::parent_id();
     if let Some(theirs) = score(&format!("/proc/{parent}/oom_score_adj")) {
         let ours = theirs.saturating_add(1).min(1000);
+        // Refused without CAP_SYS_RESOURCE where our score is higher already, which is as good.
         fs::write(Path::new("/proc/self/oom_score_adj"), ours.to_string()).ok();
     }
 }

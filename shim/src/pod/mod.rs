@@ -23,6 +23,8 @@ use crate::task::Shim;
 
 mod config;
 mod service;
+#[cfg(test)]
+mod tests;
 
 use config::PodConfig;
 
@@ -117,11 +119,9 @@ impl Pod {
     pub async fn do_wait(&self, id: &str) -> Result<Stopped, TaskError> {
         self.check(id)?;
         let mut phase = self.phase.subscribe();
+        let over = phase.wait_for(|phase| matches!(phase, Phase::Stopped(_)));
         // The sender is in self: it cannot be gone.
-        phase
-            .wait_for(|phase| matches!(phase, Phase::Stopped(_)))
-            .await
-            .ok();
+        over.await.ok();
         match &*phase.borrow() {
             Phase::Stopped(stopped) => Ok(*stopped),
             phase => Err(wrong(id, phase, "stopped")),

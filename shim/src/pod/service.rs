@@ -47,7 +47,7 @@ impl Sandbox for SandboxService {
     ) -> ttrpc::Result<StartSandboxResponse> {
         let pod = self.pod.clone();
         let work = async move { pod.do_start(&request.sandbox_id).await };
-        let (pid, since) = to_the_end("StartSandbox", work).await?;
+        let (pid, since) = to_the_end(&self.pod.shim, "StartSandbox", work).await?;
         Ok(StartSandboxResponse {
             pid,
             created_at: Some(timestamp(since)).into(),
@@ -78,7 +78,7 @@ impl Sandbox for SandboxService {
     ) -> ttrpc::Result<StopSandboxResponse> {
         let pod = self.pod.clone();
         let work = async move { pod.do_stop(&request.sandbox_id).await };
-        to_the_end("StopSandbox", work).await?;
+        to_the_end(&self.pod.shim, "StopSandbox", work).await?;
         Ok(StopSandboxResponse::new())
     }
 
@@ -127,7 +127,7 @@ impl Sandbox for SandboxService {
     ) -> ttrpc::Result<ShutdownSandboxResponse> {
         let pod = self.pod.clone();
         let work = async move { pod.do_shutdown(&request.sandbox_id).await };
-        to_the_end("ShutdownSandbox", work).await?;
+        to_the_end(&self.pod.shim, "ShutdownSandbox", work).await?;
         Ok(ShutdownSandboxResponse::new())
     }
 

@@ -134,7 +134,9 @@ impl Shim {
                 container.wait("").await.ok();
             }
         };
-        tokio::time::timeout(EXITS_LIMIT, all_told).await.ok();
+        if tokio::time::timeout(EXITS_LIMIT, all_told).await.is_err() {
+            tracing::warn!("not every process's end is known yet");
+        }
     }
 
     /// Who this shim is to the runtime.

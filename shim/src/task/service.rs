@@ -8,6 +8,7 @@
 use std::collections::HashMap;
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Instant;
 
 use async_trait::async_trait;
 use containerd_shim_protos::api::*;
@@ -36,12 +37,18 @@ struct TaskService {
     shim: Arc<Shim>,
 }
 
-/// Runs a call to its end, whether or not somebody waits for it.
+/// Runs a call to its end, whether or not somebody waits for it; says how long it took, if asked to.
 pub async fn to_the_end<T: Send + 'static>(
+    shim: &Shim,
     call: &'static str,
     work: impl Future<Output = Result<T, TaskError>> + Send + 'static,
 ) -> ttrpc::Result<T> {
+    let since = Instant::now();
     let result = tokio::spawn(work).await.map_err(TaskError::from).flatten();
+    if shim.config().trace {
+        let ms = format!("{:.2}", since.elapsed().as_secs_f64() * 1e3);
+        tracing::info!(target: "cube::stage", stage = call, ms);
+    }
     result.map_err(|error| {
         let text = cube_runtime::error::chain(&error);
         tracing::info!(call, error = text, "call failed");
@@ -61,7 +68,10 @@ impl Task for TaskService {
         request: CreateTaskRequest,
     ) -> ttrpc::Result<CreateTaskResponse> {
         let shim = self.shim.clone();
-        let pid = to_the_end("Create", async move { shim.do_create(request).await }).await?;
+        let pid = to_the_end(&self.shim, "Create", async move {
+            shim.do_create(request).await
+        })
+        .await?;
         Ok(CreateTaskResponse {
             pid,
             ..Default::default()
@@ -71,7 +81,7 @@ impl Task for TaskService {
     async fn start(&self, _: &TtrpcContext, request: StartRequest) -> ttrpc::Result<StartResponse> {
         let shim = self.shim.clone();
         let work = async move { shim.do_start(&request.id, &request.exec_id).await };
-        let pid = to_the_end("Start", work).await?;
+        let pid = to_the_end(&self.shim, "Start", work).await?;
         Ok(StartResponse {
             pid,
             ..Default::default()
@@ -85,7 +95,7 @@ impl Task for TaskService {
     ) -> ttrpc::Result<DeleteResponse> {
         let shim = self.shim.clone();
         let work = async move { shim.do_delete(&request.id, &request.exec_id).await };
-        let deleted = to_the_end("Delete", work).await?;
+        let deleted = to_the_end(&self.shim, "Delete", work).await?;
         Ok(DeleteResponse {
             pid: deleted.pid,
             exit_status: deleted.exited.status,
@@ -100,13 +110,19 @@ impl Task for TaskService {
 
     async fn pause(&self, _: &TtrpcContext, request: PauseRequest) -> ttrpc::Result<Empty> {
         let shim = self.shim.clone();
-        to_the_end("Pause", async move { shim.do_pause(&request.id).await }).await?;
+        to_the_end(&self.shim, "Pause", async move {
+            shim.do_pause(&request.id).await
+        })
+        .await?;
         Ok(Empty::new())
     }
 
     async fn resume(&self, _: &TtrpcContext, request: ResumeRequest) -> ttrpc::Result<Empty> {
         let shim = self.shim.clone();
-        to_the_end("Resume", async move { shim.do_resume(&request.id).await }).await?;
+        to_the_end(&self.shim, "Resume", async move {
+            shim.do_resume(&request.id).await
+        })
+        .await?;
         Ok(Empty::new())
     }
 
@@ -117,13 +133,23 @@ impl Task for TaskService {
 
     async fn kill(&self, _: &TtrpcContext, request: KillRequest) -> ttrpc::Result<Empty> {
         let shim = self.shim.clone();
-        to_the_end("Kill", async move { shim.do_kill(request).await }).await?;
+        to_the_end(
+            &self.shim,
+            "Kill",
+            async move { shim.do_kill(request).await },
+        )
+        .await?;
         Ok(Empty::new())
     }
 
     async fn exec(&self, _: &TtrpcContext, request: ExecProcessRequest) -> ttrpc::Result<Empty> {
         let shim = self.shim.clone();
-        to_the_end("Exec", async move { shim.do_exec(request).await }).await?;
+        to_the_end(
+            &self.shim,
+            "Exec",
+            async move { shim.do_exec(request).await },
+        )
+        .await?;
         Ok(Empty::new())
     }
 
@@ -133,7 +159,10 @@ impl Task for TaskService {
         request: ResizePtyRequest,
     ) -> ttrpc::Result<Empty> {
         let shim = self.shim.clone();
-        to_the_end("ResizePty", async move { shim.do_resize(request).await }).await?;
+        to_the_end(&self.shim, "ResizePty", async move {
+            shim.do_resize(request).await
+        })
+        .await?;
         Ok(Empty::new())
     }
 
@@ -147,7 +176,10 @@ impl Task for TaskService {
 
     async fn update(&self, _: &TtrpcContext, request: UpdateTaskRequest) -> ttrpc::Result<Empty> {
         let shim = self.shim.clone();
-        to_the_end("Update", async move { shim.do_update(request).await }).await?;
+        to_the_end(&self.shim, "Update", async move {
+            shim.do_update(request).await
+        })
+        .await?;
         Ok(Empty::new())
     }
 
@@ -178,7 +210,12 @@ impl Task for TaskService {
 
     async fn shutdown(&self, _: &TtrpcContext, _: ShutdownRequest) -> ttrpc::Result<Empty> {
         let shim = self.shim.clone();
-        to_the_end("Shutdown", async move { shim.do_shutdown().await }).await?;
+        to_the_end(
+            &self.shim,
+            "Shutdown",
+            async move { shim.do_shutdown().await },
+        )
+        .await?;
         Ok(Empty::new())
     }
 }
