@@ -21,11 +21,21 @@ const SETTLED: Duration = Duration::from_millis(1200);
 /// Every image descends from one whose first byte, which ext4 leaves alone, is this.
 const TAG: u8 = 0x5a;
 
-async fn tagged_layer(client: &Client, name: &str) {
-    let prepared = client.prepare("tagged", "").await.unwrap();
+/// Makes a layer with the tag written at `offset`.
+async fn tagged_layer(client: &Client, name: &str, parent: &str, offset: u64) {
+    let prepared = client.prepare("tagged", parent).await.unwrap();
     let image = File::options().write(true).open(prepared.source).unwrap();
-    image.write_all_at(&[TAG], 0).unwrap();
+    image.write_all_at(&[TAG], offset).unwrap();
     client.commit(name, "tagged").await.unwrap();
+}
+
+async fn tag_at(client: &Client, layer: &str, offset: u64) -> u8 {
+    let viewed = client.view("tag", layer).await.unwrap();
+    let mut tag = [0];
+    let image = File::open(viewed.source).unwrap();
+    image.read_exact_at(&mut tag, offset).unwrap();
+    client.remove("tag").await.unwrap();
+    tag[0]
 }
 
 fn cut_power(world: &World, daemon: Daemon) {
@@ -71,7 +81,7 @@ async fn power_cut_takes_only_what_was_prepared_just_before() {
     let Some(world) = World::new() else { return };
     let mut expected = vec!["base".to_owned()];
     let mut daemon = world.start();
-    tagged_layer(&world.client().await, "base").await;
+    tagged_layer(&world.client().await, "base", "", 0).await;
     for round in 0..4 {
         let client = world.client().await;
         for number in 0..20 {
@@ -83,9 +93,8 @@ async fn power_cut_takes_only_what_was_prepared_just_before() {
         if round % 2 == 0 {
             tokio::time::sleep(SETTLED).await;
         } else {
-            let (key, name) = (format!("work-{round}"), format!("layer-{round}"));
-            client.prepare(&key, "base").await.unwrap();
-            client.commit(&name, &key).await.unwrap();
+            let name = format!("layer-{round}");
+            tagged_layer(&client, &name, "base", 1).await;
             expected.push(name);
         }
         for number in 0..20 {
@@ -99,6 +108,10 @@ async fn power_cut_takes_only_what_was_prepared_just_before() {
         let keys = whole(&world, &daemon).await;
         for key in &expected {
             assert!(keys.contains(key), "round {round}: {key} is gone");
+        }
+        for layer in keys.iter().filter(|key| key.starts_with("layer")) {
+            let tag = tag_at(&world.client().await, layer, 1).await;
+            assert_eq!(tag, TAG, "round {round}: data of {layer}");
         }
     }
     assert!(daemon.stop().success());
