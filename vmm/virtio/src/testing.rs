@@ -263,6 +263,14 @@ impl DriverQueue {
             .unwrap();
     }
 
+    /// Whether the device wants to hear of the last request (virtio 1.2, section 2.7.7.2).
+    pub fn wants_notification(&self) -> bool {
+        std::sync::atomic::fence(Ordering::SeqCst);
+        let at = GuestAddress(self.used + 4 + 8 * u64::from(self.size));
+        let avail_event: u16 = self.memory.load(at, Ordering::SeqCst).unwrap();
+        avail_event == self.avail_idx.wrapping_sub(1)
+    }
+
     /// The next used buffer: its head and length. Asks for an interrupt at the one after it.
     pub fn take(&mut self) -> Option<(u16, u32)> {
         let used: u16 = self

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Tests of the registers, by a driver that follows the rules and by ones that do not.
 
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
 
 use proptest::prelude::*;
 
@@ -332,6 +335,41 @@ fn events_that_no_source_has_are_ignored() {
     driver.transport.handle(Event::Queue(7));
     driver.transport.handle(Event::Device);
     assert_eq!(driver.read(offset::STATUS), 15);
+}
+
+/// A driver on another CPU, which notifies only when the device asks for it. A device that does not
+/// look again after asking would sleep on a request sooner or later.
+#[test]
+fn no_request_is_forgotten_between_two_threads() {
+    const REQUESTS: usize = 20_000;
+    let mut driver = Driver::start(Probe::default());
+    let mut queue = driver.queues.remove(0);
+    let (driver, done) = (&driver, &AtomicBool::new(false));
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            for request in 0..REQUESTS {
+                let head = queue.add(&[Part::Write(BUFFERS, 4)]);
+                if queue.wants_notification() {
+                    driver.write(offset::QUEUE_NOTIFY, 0);
+                }
+                // At once, as a rule; the other thread may have to wait for a CPU.
+                let used = (0..20_000).find_map(|attempt| {
+                    if attempt > 10_000 {
+                        thread::sleep(Duration::from_millis(1));
+                    }
+                    queue.take()
+                });
+                if used != Some((head, 4)) {
+                    done.store(true, Ordering::Relaxed);
+                    panic!("request {request} was forgotten");
+                }
+            }
+            done.store(true, Ordering::Relaxed);
+        });
+        while !done.load(Ordering::Relaxed) {
+            driver.run_once(Duration::from_millis(10));
+        }
+    });
 }
 
 /// A register access, most of them where registers are.

@@ -334,3 +334,23 @@ fn a_vanished_program_makes_the_guests_writes_fail() {
     guest.send(&socket.header(Op::Reset), &[]);
     assert_eq!(guest.unsent(), 0);
 }
+
+#[test]
+fn a_guest_that_stops_receiving_makes_the_programs_writes_fail() {
+    let mut guest = Guest::start();
+    let (mut program, mut socket) = guest.open(1024);
+    guest.send(&socket.shutdown(SHUTDOWN_RECEIVE), &[]);
+    assert_eq!(guest.expect(Op::Shutdown).0.flags, SHUTDOWN_SEND);
+    assert_eq!(
+        program.write_all(b"x").unwrap_err().kind(),
+        ErrorKind::BrokenPipe
+    );
+    // The other way is still open.
+    let header = socket.data(b"still here");
+    guest.send(&header, b"still here");
+    guest.send(&socket.shutdown(SHUTDOWN_SEND), &[]);
+    let mut all = Vec::new();
+    program.read_to_end(&mut all).unwrap();
+    assert_eq!(all, b"still here");
+    guest.expect(Op::Reset);
+}
