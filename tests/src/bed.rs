@@ -13,7 +13,7 @@ use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
-use crate::ctr::BUSYBOX;
+use crate::ctr::{BUSYBOX, NAMESPACE};
 use crate::daemon::{Daemon, log_tail};
 use crate::series::{Series, guest_image, image_archive, our_programs};
 
@@ -256,16 +256,18 @@ impl Bed {
 
     /// Directories in which nothing may remain of a container, with how deep to look.
     pub fn watched(&self) -> Vec<(PathBuf, usize)> {
-        vec![
-            (self.sandboxes_parent(), 3),
-            (self.run.join("containerd/io.containerd.runtime.v2.task"), 2),
-            (
-                self.state.join("containerd/io.containerd.runtime.v2.task"),
-                2,
-            ),
+        let tasks = Path::new("containerd/io.containerd.runtime.v2.task").join(NAMESPACE);
+        let mut dirs = vec![
+            (self.sandboxes(), 3),
+            (self.run.join(&tasks), 1),
+            (self.state.join(&tasks), 1),
             (self.state.join("snapshotter"), 4),
-            ("/run/containerd/s".into(), 1),
-        ]
+        ];
+        if self.runtime == Runtime::Cube {
+            // A killed shim of runc's leaves its socket; ours may not.
+            dirs.push(("/run/containerd/s".into(), 1));
+        }
+        dirs
     }
 
     /// The ends of all logs, for a failed test.

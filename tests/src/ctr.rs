@@ -107,8 +107,23 @@ impl Bed {
             .run()
             .succeeded();
         self.await_state(id, "STOPPED");
-        self.ctr(&["task", "delete", id]).run(); // its exit code is that of the process
+        self.delete_task(id, 137);
         self.ctr(&["container", "delete", id]).run().succeeded();
+    }
+
+    /// Removes a stopped task, whose process has to have ended with this code.
+    #[track_caller]
+    pub fn delete_task(&self, id: &str, code: i32) {
+        let said = self.ctr(&["task", "delete", id]).run().succeeded().err();
+        let told = if code == 0 {
+            String::new()
+        } else {
+            format!("exit code {code}")
+        };
+        assert!(
+            said.contains(&told),
+            "{id} should have ended with {code}, but: {said}"
+        );
     }
 
     /// Waits until the list of tasks shows this one so.

@@ -54,7 +54,7 @@ fn vmm(bed: &mut Bed) {
         .pop()
         .expect("it was awaited");
     assert_eq!(exit.fields["exit_status"], 137);
-    bed.ctr(&["task", "delete", &id]).run().expect_code(137);
+    bed.delete_task(&id, 137);
     bed.ctr(&["container", "delete", &id]).run().succeeded();
     is_well(bed);
 }
@@ -106,24 +106,20 @@ fn shim_of(id: &str) -> i32 {
     pid.unwrap_or_else(|| panic!("no shim of {id}"))
 }
 
+/// From 1.7 on containerd takes the shim of an ended task for a leaked one and removes both.
 fn exit_unseen(bed: &mut Bed) {
     let id = bed.id("unseen");
-    bed.run(
-        &["-d"],
-        BUSYBOX,
-        &id,
-        &[
-            "sh",
-            "-c",
-            "while ! test -e /tmp/go; do sleep 0.1; done; sleep 3; exit 9",
-        ],
-    )
-    .run()
-    .succeeded();
+    let script = "while ! test -e /tmp/go; do sleep 0.1; done; sleep 3; exit 9";
+    bed.run(&["-d"], BUSYBOX, &id, &["sh", "-c", script])
+        .run()
+        .succeeded();
     bed.exec(&id, "touch /tmp/go").run().succeeded();
     bed.restart_containerd_after(End::Kill, Duration::from_secs(6));
-    bed.await_state(&id, "STOPPED");
-    bed.ctr(&["task", "delete", &id]).run().expect_code(9);
+    let is_over = |bed: &Bed| matches!(&*bed.task_state(&id), "" | "STOPPED");
+    eventually("end of the task", STEP_LIMIT, || is_over(bed));
+    if bed.task_state(&id) == "STOPPED" {
+        bed.delete_task(&id, 9);
+    }
     bed.ctr(&["container", "delete", &id]).run().succeeded();
 }
 

@@ -65,7 +65,7 @@ fn killed(bed: &mut Bed) {
     bed.ctr(&["task", "kill", "-s", "SIGKILL", &id])
         .run()
         .refused(&["not found"]);
-    bed.ctr(&["task", "delete", &id]).run().expect_code(137);
+    bed.delete_task(&id, 137);
     bed.ctr(&["container", "delete", &id]).run().succeeded();
 }
 
@@ -132,7 +132,7 @@ fn pause_and_resume(bed: &mut Bed) {
     cube_tests::bounded::eventually("counting goes on", cube_tests::bounded::STEP_LIMIT, || {
         count(bed) > after
     });
-    bed.exec(&id, "pkill sleep; rm /tmp/count").run();
+    bed.exec(&id, "killall sleep; rm /tmp/count").run();
 }
 
 fn containerd_crash(bed: &mut Bed) {

@@ -13,7 +13,9 @@ use crate::MAIN;
 pub const CASES: &[Case] = &[
     case("20_containers_one_after_another", in_a_row).on(MAIN),
     case("10_containers_at_once", at_once).on(MAIN),
-    case("containers_of_one_name_on_two_containerds", twins).on(MAIN),
+    case("containers_of_one_name_on_two_containerds", twins)
+        .on(MAIN)
+        .ours(),
 ];
 
 /// Ten boots on one emulated processor.

@@ -95,8 +95,11 @@ fn killed_by_name(bed: &mut Bed) {
 
 fn output_held_open(bed: &mut Bed) {
     let id = bed.resident();
-    let ended = bed.exec(&id, "sleep 300 & echo done").run().succeeded();
+    let ended = bed
+        .exec(&id, "sleep 300 & echo $! > /tmp/child; echo done")
+        .run()
+        .succeeded();
     assert_eq!(ended.out(), "done");
     assert!(ended.took.as_secs() < 60, "took {:?}", ended.took);
-    bed.exec(&id, "pkill -f 'sleep 300'").run().succeeded();
+    bed.exec(&id, "kill $(cat /tmp/child)").run().succeeded();
 }

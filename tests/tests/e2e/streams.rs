@@ -10,7 +10,8 @@ use crate::MAIN;
 
 pub const CASES: &[Case] = &[
     case("standard_output_and_error_stay_apart", apart),
-    case("64_mib_through_stdin_come_back_unchanged", much),
+    case("2_mib_through_stdin_come_back_unchanged", some),
+    case("64_mib_through_stdin_come_back_unchanged", much).on(MAIN),
     case("output_right_before_the_end_is_complete", last_words).on(MAIN),
     case(
         "terminal_session_with_a_new_size_and_an_exit_code",
@@ -24,9 +25,17 @@ fn apart(bed: &mut Bed) {
     assert_eq!((ended.out(), ended.err()), ("out".into(), "err".into()));
 }
 
+fn some(bed: &mut Bed) {
+    there_and_back(bed, 2 << 20);
+}
+
 fn much(bed: &mut Bed) {
-    let id = bed.id("much");
-    let sent = noise(64 << 20);
+    there_and_back(bed, 64 << 20);
+}
+
+fn there_and_back(bed: &mut Bed, length: usize) {
+    let id = bed.id("back");
+    let sent = noise(length);
     let ended = bed
         .run(&["--rm"], BUSYBOX, &id, &["cat"])
         .input(sent.clone())
