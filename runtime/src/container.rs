@@ -10,7 +10,6 @@ use thiserror::Error;
 use tokio::sync::Mutex;
 
 use crate::error::Kind;
-use crate::exit::VmmExit;
 use crate::guest::{Guest, GuestError};
 use crate::hooks::{HookError, Hooks, Point};
 use crate::rootfs::{DiskSpec, RootfsError, RootfsMount};
@@ -218,9 +217,6 @@ pub enum ContainerError {
     /// A hook of the client failed.
     #[error("a hook of the container failed")]
     Hook(#[source] HookError),
-    /// The machine ended.
-    #[error("the machine ended: {0}")]
-    Ended(VmmExit),
     /// This program is shutting down.
     #[error("the container was given up because this program is ending")]
     Abandoned,
@@ -239,7 +235,7 @@ impl ContainerError {
             ContainerError::Attach { source } | ContainerError::Detach { source } => source.kind(),
             ContainerError::Guest(source) => source.kind(),
             ContainerError::Hook(_) => Kind::Internal,
-            ContainerError::Ended(_) | ContainerError::Abandoned => Kind::Unavailable,
+            ContainerError::Abandoned => Kind::Unavailable,
         }
     }
 }

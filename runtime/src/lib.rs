@@ -22,18 +22,20 @@
 //! | [`container`] | one container of a sandbox |
 //! | [`process`] | one process: streams, signals, exit |
 //! | [`rootfs`] | from containerd's mounts to a disk for a block slot |
-//! | [`reap`] | removing a sandbox from its files alone |
+//! | [`mod@reap`] | removing a sandbox from its files alone |
+//! | [`doctor`] | what the host can and cannot do |
 
 mod cgroup;
 pub mod config;
 pub mod container;
+pub mod doctor;
 pub mod error;
 pub mod exit;
 mod footprint;
-pub mod guest;
+mod guest;
 mod guest_text;
-pub mod hooks;
-pub mod image;
+mod hooks;
+mod image;
 pub mod layout;
 pub mod process;
 pub mod reap;
@@ -42,18 +44,22 @@ pub mod sandbox;
 mod slots;
 pub mod spec;
 mod trace;
-pub mod vmm;
-pub mod vsock;
+mod vmm;
+mod vsock;
 
 pub use cgroup::CgroupError;
 pub use config::Config;
 pub use container::{ContainerError, ContainerSpec};
 pub use error::Kind;
 pub use exit::VmmExit;
-pub use guest::GuestError;
+pub use guest::{ClaimError, GuestError, StreamError};
+pub use hooks::HookError;
+pub use image::ImageError;
 pub use layout::{Layout, SandboxKey};
 pub use process::{Command, Exit, Process, SpawnError};
 pub use reap::reap;
 pub use rootfs::RootfsMount;
 pub use sandbox::{CreateError, DestroyError, GuestPid, Sandbox, Stats};
 pub use spec::{SandboxSpec, SpecError};
+pub use vmm::VmmError;
+pub use vsock::DialError;

@@ -8,3 +8,5 @@
 pub mod config;
 pub mod control;
 pub mod exit;
+
+pub use cube_hv::probe;

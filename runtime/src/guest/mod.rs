@@ -8,7 +8,7 @@
 //! connect --> Unclaimed --claim--> Guest --> containers, processes, streams
 //! ```
 //!
-//! An [`Unclaimed`] guest has no method that runs anything of a user's.
+//! An unclaimed guest has no method that runs anything of a user's.
 
 mod calls;
 mod connect;

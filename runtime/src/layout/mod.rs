@@ -57,7 +57,7 @@ impl Layout {
     }
 
     /// The directories of all sandboxes there are, in the order of their names. No run directory
-    /// is the same as an empty one.
+    /// is the same as an empty one; one that is just being made (its name begins with a dot) is not there yet.
     pub fn list(&self) -> Result<Vec<PathBuf>, LayoutError> {
         let path = self.sandboxes();
         let entries = match std::fs::read_dir(&path) {
@@ -71,6 +71,10 @@ impl Layout {
                     .collect::<io::Result<Vec<_>>>()
             })
             .map_err(|source| LayoutError::List { path, source })?;
+        found.retain(|path| {
+            let name = path.file_name().unwrap_or_default();
+            !name.as_encoded_bytes().starts_with(b".")
+        });
         found.sort();
         Ok(found)
     }

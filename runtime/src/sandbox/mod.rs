@@ -1,44 +1,35 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The waist. A front door needs nothing else.
 
+mod create;
+
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::fs::{self, File, OpenOptions};
 use std::future::Future;
-use std::io;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use cube_vmm::config::BootConfig;
-use cube_vmm::control::BootFiles;
 use thiserror::Error;
-use tokio::time::Instant;
 
+pub use create::CreateError;
 /// A container's cgroup figures, by the names the guest's kernel gives them.
 pub use cube_protocol::v1::agent::StatsResponse as Stats;
 
-use crate::cgroup::{CgroupError, HostCgroup};
 use crate::config::Config;
 use crate::container::{Container, ContainerError, ContainerSpec, Machine};
-use crate::error::Kind;
+use crate::error::{self, Kind};
 use crate::exit::VmmExit;
 use crate::footprint::Footprint;
-use crate::guest::{self, ClaimError, Guest, GuestError};
-use crate::image::{GuestImage, ImageError};
-use crate::layout::{Layout, LayoutError, SandboxDir, SandboxState, VmmState};
+use crate::guest::{Guest, GuestError};
 use crate::process::{Command, Process, SpawnError};
 use crate::reap::ReapError;
 use crate::slots::Slots;
 use crate::spec::SandboxSpec;
 use crate::trace;
-use crate::vmm::{self, Traces, Vmm, VmmError};
+use crate::vmm::Vmm;
 
 /// How long an orderly end may take before the VMM is killed: containerd gives a shim's shutdown 3 s.
 const ORDERLY_END: Duration = Duration::from_millis(1500);
-
-/// How long a machine may outlive its agent's connection: a guest that powers off closes it first.
-const END_AFTER_AGENT: Duration = Duration::from_secs(5);
 
 /// A running machine with a claimed guest in it.
 ///
@@ -65,26 +56,7 @@ struct Inner {
 impl Sandbox {
     /// Spawns a VMM, boots the guest and claims it. On failure nothing is left behind.
     pub async fn create(config: &Config, spec: SandboxSpec) -> Result<Self, CreateError> {
-        trace::enable(config.trace);
-        let _whole = trace::stage("create");
-        let deadline = Instant::now() + config.boot_timeout();
-
-        let (image, dir) = prepare(config, &spec).await?;
-        let files = Files::open(image, &dir, &spec)?;
-        let mut footprint = Footprint::new(dir);
-        if let Some(path) = &spec.cgroup {
-            footprint.cgroup = HostCgroup::create(path).map_err(CreateError::Cgroup)?;
-        }
-        let vmm = spawn(config, &mut footprint, &spec)?;
-
-        {
-            let _stage = trace::stage("boot");
-            vmm.boot(boot_config(config, &spec, vmm.pid()), files.0)
-                .await
-                .map_err(CreateError::Boot)?;
-        }
-        let guest = claim(&vmm, &footprint.dir, &spec, deadline).await?;
-
+        let (vmm, guest, footprint) = create::create(config, &spec).await?;
         Ok(Self {
             inner: Arc::new(Inner {
                 vmm,
@@ -253,12 +225,12 @@ impl Inner {
             self.vmm
                 .quit()
                 .await
-                .map_err(|error| crate::error::chain(&error))
+                .map_err(|failed| error::chain(&failed))
         } else {
             self.guest
                 .shutdown()
                 .await
-                .map_err(|error| crate::error::chain(&error))
+                .map_err(|failed| error::chain(&failed))
         };
         if let Err(error) = asked {
             tracing::debug!(error, "the machine was asked to end");
@@ -303,208 +275,6 @@ impl Drop for Reservation<'_> {
 /// Runs to the end whatever the caller does; `None` if the async runtime is shut down.
 async fn finish<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> Option<T> {
     tokio::spawn(work).await.ok()
-}
-
-/// What reads and writes files before there is anything to undo, on a thread that may block.
-async fn prepare(
-    config: &Config,
-    spec: &SandboxSpec,
-) -> Result<(GuestImage, SandboxDir), CreateError> {
-    let _stage = trace::stage("prepare");
-    let layout = Layout::new(&config.run);
-    let (image, key) = (config.image.clone(), spec.key.clone());
-    let prepared = tokio::task::spawn_blocking(move || {
-        let image = GuestImage::open(&image, layout.run()).map_err(CreateError::Image)?;
-        let dir = SandboxDir::create(&layout, &key).map_err(CreateError::Layout)?;
-        Ok((image, dir))
-    });
-    prepared.await.unwrap_or(Err(CreateError::Abandoned))
-}
-
-/// Everything that the VMM gets as descriptors, because it opens nothing itself.
-struct Files(BootFiles);
-
-impl Files {
-    fn open(image: GuestImage, dir: &SandboxDir, spec: &SandboxSpec) -> Result<Self, CreateError> {
-        let kvm = OpenOptions::new().read(true).write(true).open("/dev/kvm");
-        let netns = spec.netns.as_ref().map(|path| {
-            File::open(path).map_err(|source| CreateError::Netns {
-                path: path.clone(),
-                source,
-            })
-        });
-        Ok(Self(BootFiles {
-            kvm: kvm.map_err(CreateError::Kvm)?.into(),
-            kernel: image.kernel,
-            initramfs: image.initramfs,
-            vsock: dir.bind_vsock().map_err(CreateError::Layout)?.into(),
-            serial: dir.serial_log().map_err(CreateError::Layout)?.into(),
-            netns: netns.transpose()?.map(Into::into),
-        }))
-    }
-}
-
-/// Starts the VMM where it belongs, before it takes any memory, and writes down who it is.
-fn spawn(
-    config: &Config,
-    footprint: &mut Footprint,
-    spec: &SandboxSpec,
-) -> Result<Vmm, CreateError> {
-    let _stage = trace::stage("spawn");
-    let dir = &footprint.dir;
-    let program = vmm::find(config.vmm.as_deref()).map_err(CreateError::Spawn)?;
-    let log = dir.vmm_log().map_err(CreateError::Layout)?;
-    let traces = Traces {
-        dir: dir.path().into(),
-        memory_events: footprint.cgroup.as_ref().map(HostCgroup::memory_events),
-    };
-    let vmm = Vmm::spawn(&program, log, traces).map_err(CreateError::Spawn)?;
-    footprint.process = Some(vmm.process());
-    if let Some(cgroup) = &footprint.cgroup {
-        cgroup.add(vmm.pid()).map_err(CreateError::Cgroup)?;
-    }
-    adjust_oom_score(vmm.pid(), config.oom_score_adj);
-    let identity = VmmState::of(vmm.pid()).ok_or(CreateError::Abandoned)?;
-    let mut state = SandboxState::new(spec.key.clone(), spec.vcpus, spec.memory_mib, identity);
-    if let Some(cgroup) = &footprint.cgroup {
-        state.cgroups = cgroup.made().to_vec();
-    }
-    state.write(dir.path()).map_err(CreateError::Layout)?;
-    Ok(vmm)
-}
-
-fn boot_config(config: &Config, spec: &SandboxSpec, pid: u32) -> BootConfig {
-    // A uid of its own: two VMMs can neither signal nor trace each other. `Config` checks the base.
-    let id = config.vmm_uid_base.saturating_add(pid);
-    BootConfig {
-        vcpus: spec.vcpus,
-        memory_mib: spec.memory_mib,
-        cmdline: config.cmdline.clone(),
-        uid: id,
-        gid: id,
-    }
-}
-
-async fn claim(
-    vmm: &Vmm,
-    dir: &SandboxDir,
-    spec: &SandboxSpec,
-    deadline: Instant,
-) -> Result<Guest, CreateError> {
-    let failed = |source| CreateError::Claim {
-        last_words: match &source {
-            ClaimError::Timeout { .. } | ClaimError::Call(_) => dir.last_words(),
-            // The end of a machine carries its own, the others need none.
-            _ => String::new(),
-        },
-        source,
-    };
-    let unclaimed = {
-        let _stage = trace::stage("connect");
-        guest::connect(&dir.vsock_path(), vmm.end().clone(), deadline)
-            .await
-            .map_err(failed)?
-    };
-    let _stage = trace::stage("claim");
-    let (guest, agent_gone) = unclaimed.claim(&spec.hostname).await.map_err(failed)?;
-    tokio::spawn(end_with_agent(vmm.clone(), agent_gone));
-    Ok(guest)
-}
-
-/// A machine whose agent is gone can be asked nothing and told nothing: it is ended, so that its
-/// processes have an end too.
-async fn end_with_agent(vmm: Vmm, agent_gone: tokio::sync::oneshot::Receiver<()>) {
-    let end = vmm.end().clone();
-    tokio::select! {
-        _ = end.wait() => return,
-        _ = agent_gone => {}
-    }
-    if end.within(END_AFTER_AGENT).await.is_none() {
-        tracing::error!(pid = vmm.pid(), "the guest's agent closed its connection");
-        vmm.kill("the guest's agent closed its connection");
-    }
-}
-
-/// Makes the VMM a better choice for the host's out-of-memory killer than this process, which has to
-/// report its end. Hosts that do not allow it go on with the inherited score.
-fn adjust_oom_score(pid: u32, relative: i32) {
-    let adjust = || -> io::Result<()> {
-        let own = fs::read_to_string("/proc/self/oom_score_adj")?;
-        let own: i32 = own.trim().parse().map_err(io::Error::other)?;
-        let score = own.saturating_add(relative).clamp(-1000, 1000);
-        fs::write(format!("/proc/{pid}/oom_score_adj"), score.to_string())
-    };
-    if let Err(error) = adjust() {
-        tracing::debug!(pid, %error, "the oom score stays as it is");
-    }
-}
-
-/// Why a sandbox could not be created.
-#[derive(Debug, Error)]
-pub enum CreateError {
-    /// The guest image is missing or damaged.
-    #[error("there is no guest to boot")]
-    Image(#[source] ImageError),
-    /// Its directory could not be made.
-    #[error("the sandbox's directory could not be set up")]
-    Layout(#[source] LayoutError),
-    /// No hardware virtualisation.
-    #[error(
-        "/dev/kvm could not be opened: this host cannot run microVMs; `cube doctor` says what is missing"
-    )]
-    Kvm(#[source] io::Error),
-    /// The network namespace of the spec.
-    #[error("the network namespace {} could not be opened", path.display())]
-    Netns {
-        /// As the spec names it.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// The host's cgroup.
-    #[error("the machine's cgroup could not be set up")]
-    Cgroup(#[source] CgroupError),
-    /// The VMM could not be started.
-    #[error("the machine could not be started")]
-    Spawn(#[source] VmmError),
-    /// The VMM could not build or run the machine.
-    #[error("the machine could not be booted")]
-    Boot(#[source] VmmError),
-    /// The guest's agent could not be reached or refused the claim.
-    #[error("the guest did not come up{}", words(last_words))]
-    Claim {
-        /// The end of the machine's logs; empty if the cause has them.
-        last_words: String,
-        /// Why.
-        source: ClaimError,
-    },
-    /// This program is shutting down.
-    #[error("the sandbox was given up because this program is ending")]
-    Abandoned,
-}
-
-fn words(last_words: &str) -> String {
-    if last_words.is_empty() {
-        String::new()
-    } else {
-        format!(" (last words: {last_words})")
-    }
-}
-
-impl CreateError {
-    /// The class of this failure.
-    pub fn kind(&self) -> Kind {
-        match self {
-            CreateError::Image(source) => source.kind(),
-            CreateError::Layout(LayoutError::Exists { .. }) => Kind::AlreadyExists,
-            CreateError::Layout(_) | CreateError::Cgroup(_) => Kind::Internal,
-            CreateError::Kvm(_) => Kind::FailedPrecondition,
-            CreateError::Netns { .. } => Kind::InvalidArgument,
-            CreateError::Spawn(source) | CreateError::Boot(source) => source.kind(),
-            CreateError::Claim { source, .. } => source.kind(),
-            CreateError::Abandoned => Kind::Unavailable,
-        }
-    }
 }
 
 /// Why a sandbox could not be removed completely.

@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The commands of `cube`, one file each, and how they print.
+
+pub mod doctor;
+pub mod ps;
+pub mod reap;
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use serde::Serialize;
+
+/// Shown below the help.
+pub const EXAMPLES: &str = "\
+Start a container in a microVM, through containerd:
+  ctr run --rm --runtime io.cube.v1 --snapshotter cube docker.io/library/busybox:latest t1 uname -r
+
+Is this host fit for it?
+  cube doctor
+
+Configuration: /etc/cube/config.toml (CUBE_CONFIG names another file). CUBE_TRACE=1 logs each stage of a start.";
+
+/// Prints an error with its causes.
+pub fn fail(error: &anyhow::Error) -> ExitCode {
+    // With no standard error left there is nobody to tell.
+    writeln!(io::stderr(), "cube: {error:#}").ok();
+    ExitCode::FAILURE
+}
+
+/// Prints a value as JSON for programs.
+fn print_json(value: &impl Serialize) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    serde_json::to_writer_pretty(&mut out, value)?;
+    writeln!(out)
+}
+
+/// A reader that went away (`cube ps | head`) is no failure.
+fn unless_reader_left(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        other => other,
+    }
+}

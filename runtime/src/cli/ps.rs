@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `cube ps`: the sandboxes of this host, from their files. containerd is not asked.
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use cube_runtime::layout::{self, SandboxState};
+use cube_runtime::{Config, Layout};
+use serde::Serialize;
+
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// Print the list as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// One line of the list.
+#[derive(Debug, Serialize)]
+struct Row {
+    namespace: String,
+    id: String,
+    state: &'static str,
+    pid: Option<u32>,
+    vcpus: Option<u8>,
+    memory_mib: Option<u32>,
+    age_s: Option<u64>,
+    directory: PathBuf,
+}
+
+pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    let config = Config::load()?;
+    let directories = Layout::new(config.run).list()?;
+    let rows: Vec<Row> = directories.iter().map(|dir| Row::of(dir)).collect();
+    let printed = if arguments.json {
+        super::print_json(&rows)
+    } else {
+        print(&rows)
+    };
+    super::unless_reader_left(printed)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+impl Row {
+    fn of(dir: &Path) -> Self {
+        let held = layout::is_held(dir);
+        // A state that cannot be read is that of a sandbox in the making, or a left-over.
+        let state = SandboxState::read(dir).ok().flatten();
+        let alive = state.as_ref().is_some_and(|state| state.vmm.is_alive());
+        let text = |of: fn(&SandboxState) -> &String| {
+            state
+                .as_ref()
+                .map_or_else(|| "-".to_owned(), |state| of(state).clone())
+        };
+        Self {
+            namespace: text(|state| &state.key.namespace),
+            id: text(|state| &state.key.id),
+            state: match (held, alive) {
+                (true, true) => "running",
+                (true, false) => "changing",
+                (false, _) => "left-over",
+            },
+            pid: state.as_ref().filter(|_| alive).map(|state| state.vmm.pid),
+            vcpus: state.as_ref().map(|state| state.vcpus),
+            memory_mib: state.as_ref().map(|state| state.memory_mib),
+            age_s: state.as_ref().and_then(|state| age(state.created_s)),
+            directory: dir.into(),
+        }
+    }
+}
+
+fn age(created_s: u64) -> Option<u64> {
+    let created = UNIX_EPOCH.checked_add(Duration::from_secs(created_s))?;
+    Some(SystemTime::now().duration_since(created).ok()?.as_secs())
+}
+
+fn print(rows: &[Row]) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    writeln!(
+        out,
+        "{:<12} {:<24} {:<10} {:>8} {:>5} {:>8} {:>7}",
+        "NAMESPACE", "ID", "STATE", "PID", "VCPUS", "MEMORY", "AGE"
+    )?;
+    for row in rows {
+        let or_dash = |value: Option<String>| value.unwrap_or_else(|| "-".to_owned());
+        writeln!(
+            out,
+            "{:<12} {:<24} {:<10} {:>8} {:>5} {:>8} {:>7}",
+            row.namespace,
+            row.id,
+            row.state,
+            or_dash(row.pid.map(|pid| pid.to_string())),
+            or_dash(row.vcpus.map(|vcpus| vcpus.to_string())),
+            or_dash(row.memory_mib.map(|mib| format!("{mib}M"))),
+            or_dash(row.age_s.map(short_age)),
+        )?;
+    }
+    Ok(())
+}
+
+fn short_age(seconds: u64) -> String {
+    match seconds {
+        0..=119 => format!("{seconds}s"),
+        120..=7199 => format!("{}m", seconds / 60),
+        7200..=172_799 => format!("{}h", seconds / 3600),
+        _ => format!("{}d", seconds / 86_400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ages_have_one_unit() {
+        let check = |seconds, expect| assert_eq!(short_age(seconds), expect);
+        check(0, "0s");
+        check(119, "119s");
+        check(120, "2m");
+        check(7200, "2h");
+        check(172_800, "2d");
+    }
+
+    #[test]
+    fn a_directory_without_a_state_is_a_left_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let row = Row::of(dir.path());
+        assert_eq!((row.state, row.id.as_str()), ("left-over", "-"));
+    }
+}
