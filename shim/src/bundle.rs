@@ -139,6 +139,12 @@ pub fn write_address(bundle: &Path, address: &[u8]) -> Result<(), BundleError> {
     replace(bundle, ADDRESS_FILE, address)
 }
 
+/// The socket whose address was left there.
+pub fn read_address(bundle: &Path) -> Option<PathBuf> {
+    let address = fs::read_to_string(bundle.join(ADDRESS_FILE)).ok()?;
+    address.strip_prefix("unix://").map(PathBuf::from)
+}
+
 /// What outlives the shim: saved at Create and again when the first process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TaskState {

@@ -5,6 +5,9 @@
 //! five seconds and then removes the bundle. So it is quick when nothing is left, works on a
 //! half-made bundle and a second time, and asks no shim, no machine and no daemon.
 
+use std::fs;
+use std::io;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::SystemTime;
 
@@ -44,6 +47,7 @@ pub fn delete(flags: &Flags) -> anyhow::Result<Vec<u8>> {
         };
         let reaped = cube_runtime::reap(&Layout::new(config.run), &key)?;
         pid = pid.or(reaped.pid);
+        remove_dead_socket(&bundle);
     }
     unmount_all(&bundle.join("rootfs"));
 
@@ -58,6 +62,18 @@ pub fn delete(flags: &Flags) -> anyhow::Result<Vec<u8>> {
         ..Default::default()
     };
     Ok(response.write_to_bytes()?)
+}
+
+/// A shim that was killed left its socket behind.
+fn remove_dead_socket(bundle: &Path) {
+    let Some(socket) = bundle::read_address(bundle) else {
+        return;
+    };
+    let refused = io::ErrorKind::ConnectionRefused;
+    if UnixStream::connect(&socket).is_err_and(|error| error.kind() == refused) {
+        // One that stays behind is replaced by the next start.
+        fs::remove_file(&socket).ok();
+    }
 }
 
 /// A client may have mounted something there (docker's classic mode); the shim itself never does.

@@ -123,6 +123,11 @@ pub enum TaskError {
 }
 
 impl TaskError {
+    /// Whether it says no more than that something is not there (any more).
+    pub fn is_not_found(&self) -> bool {
+        self.code() == Code::NOT_FOUND
+    }
+
     /// The one place where failures become statuses.
     fn code(&self) -> Code {
         match self {

@@ -4,6 +4,7 @@
 //! A log may never stop a sandbox: nothing here waits. A line is dropped when the fifo is full or
 //! containerd is away; after a restart containerd opens the fifo again and later lines arrive.
 
+use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -11,21 +12,57 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fs::OFlags;
-use tracing::Level;
-use tracing_subscriber::fmt::MakeWriter;
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, Writer};
+use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
+use tracing_subscriber::fmt::{FmtContext, MakeWriter};
+use tracing_subscriber::registry::LookupSpan;
 
 /// Longest line: writes up to this size enter a fifo whole or not at all (pipe(7), PIPE_BUF).
 const MAX_LINE: usize = 4096;
 
-/// Sends everything that is traced from now on into the fifo, panics included.
-pub fn init(fifo: &Path, debug: bool) {
+/// Sends everything that is traced from now on into the fifo, panics included. Each line names its
+/// sandbox: containerd pours the logs of all shims into one.
+pub fn init(fifo: &Path, namespace: &str, sandbox: &str, debug: bool) {
     let level = if debug { Level::DEBUG } else { Level::INFO };
+    let format = LineFormat {
+        sandbox: format!("{namespace}/{sandbox}"),
+    };
     tracing_subscriber::fmt()
+        .with_ansi(false)
+        .event_format(format)
         .with_writer(LogFifo::new(fifo))
         .with_max_level(level)
-        .with_ansi(false)
         .init();
     std::panic::set_hook(Box::new(|panic| tracing::error!("{panic}")));
+}
+
+/// `2026-01-31T12:00:00.000000Z INFO cube default/t1: words field=value`
+struct LineFormat {
+    sandbox: String,
+}
+
+impl<S, N> FormatEvent<S, N> for LineFormat
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut line: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        SystemTime.format_time(&mut line)?;
+        write!(
+            line,
+            " {} cube {}: ",
+            event.metadata().level(),
+            self.sandbox
+        )?;
+        context.format_fields(line.by_ref(), event)?;
+        writeln!(line)
+    }
 }
 
 /// The writable end, opened when there is something to write and somebody to read it.

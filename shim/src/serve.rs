@@ -7,7 +7,7 @@
 use std::env;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener as StdListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,8 +28,9 @@ mod connections;
 
 use connections::Connections;
 
-/// A shim without a task, a machine or a connection is not wanted: containerd refused our answer, or
-/// died between `start` and Create. It dials within milliseconds, but may be starved for long.
+/// How long nobody has to be connected to a shim before it asks itself whether anybody wants it:
+/// containerd refused our answer, or died between `start` and Create, or gave the sandbox up. It dials
+/// within milliseconds, but may be starved or restarting for long.
 const UNWANTED_LIMIT: Duration = Duration::from_secs(60);
 /// Longest wait for containerd to take the last events and close the connection.
 const FAREWELL_LIMIT: Duration = Duration::from_secs(2);
@@ -41,7 +42,8 @@ pub fn serve(flags: &Flags) -> anyhow::Result<()> {
     // Already a group leader when run by hand; then there is nothing to leave.
     rustix::process::setsid().ok();
     let bundle = env::current_dir().context("the bundle directory cannot be told")?;
-    crate::log::init(&bundle.join("log"), flags.debug);
+    let log = bundle.join("log");
+    crate::log::init(&log, &flags.namespace, &flags.id, flags.debug);
     // The bundle is containerd's to remove.
     env::set_current_dir("/")?;
     let config = cube_runtime::Config::load()?;
@@ -50,6 +52,7 @@ pub fn serve(flags: &Flags) -> anyhow::Result<()> {
         address: flags.address.clone(),
         namespace: flags.namespace.clone(),
         sandbox: flags.id.clone(),
+        socket: env::var_os(SOCKET_VARIABLE).map(PathBuf::from),
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -57,14 +60,19 @@ pub fn serve(flags: &Flags) -> anyhow::Result<()> {
     runtime.block_on(async {
         let publisher = Publisher::new(env::var(TTRPC_VARIABLE).ok(), &flags.namespace);
         let shim = Shim::new(identity, config, Box::new(Cube), publisher.clone());
-        run(Arc::new(shim), publisher, listener).await
+        run(Arc::new(shim), publisher, listener, &bundle).await
     })?;
     // A thread that still writes to a slow file is not waited for.
     runtime.shutdown_background();
     Ok(())
 }
 
-async fn run(shim: Arc<Shim>, publisher: Publisher, listener: StdListener) -> anyhow::Result<()> {
+async fn run(
+    shim: Arc<Shim>,
+    publisher: Publisher,
+    listener: StdListener,
+    bundle: &Path,
+) -> anyhow::Result<()> {
     listener.set_nonblocking(true)?;
     let connections = Connections::default();
     let incoming = connections.count(UnixListener::from_std(listener)?);
@@ -80,11 +88,11 @@ async fn run(shim: Arc<Shim>, publisher: Publisher, listener: StdListener) -> an
         () = shim.stopped() => tracing::debug!("asked to shut down"),
         _ = terminate.recv() => tracing::warn!("SIGTERM: the sandbox goes with its shim"),
         _ = interrupt.recv() => tracing::warn!("SIGINT: the sandbox goes with its shim"),
-        () = unwanted(&shim, &connections) => tracing::warn!("nobody wants this shim: it ends"),
+        () = unwanted(&shim, &connections, bundle) => tracing::warn!("nobody wants this shim: it ends"),
     }
+    shim.stop();
     shim.end().await;
     publisher.flush(FAREWELL_LIMIT).await;
-    remove_socket();
     // The answer to Shutdown is on its way; its reader closes the connection.
     let farewell = tokio::time::timeout(FAREWELL_LIMIT, connections.none()).await;
     if farewell.is_err() {
@@ -103,20 +111,14 @@ fn take_listener() -> std::io::Result<StdListener> {
     Ok(listener)
 }
 
-async fn unwanted(shim: &Shim, connections: &Connections) {
+/// Returns when nobody will come back: there is nothing to come back to, or containerd has given the
+/// sandbox up and removed its bundle.
+async fn unwanted(shim: &Shim, connections: &Connections, bundle: &Path) {
     loop {
         connections.none().await;
         tokio::time::sleep(UNWANTED_LIMIT).await;
-        if shim.is_vacant() && connections.is_none() {
+        if connections.is_none() && (shim.is_vacant() || !bundle.exists()) {
             return;
         }
-    }
-}
-
-/// So that the next `start` of this name does not have to find out that nobody listens.
-fn remove_socket() {
-    if let Some(path) = env::var_os(SOCKET_VARIABLE).map(PathBuf::from) {
-        // One that stays behind is replaced by that start.
-        std::fs::remove_file(path).ok();
     }
 }

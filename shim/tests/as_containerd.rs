@@ -330,6 +330,24 @@ async fn sigterm_ends_it() {
 }
 
 #[tokio::test]
+async fn delete_removes_the_socket_of_a_killed_shim_and_not_that_of_a_living_one() {
+    if !Containerd::may_bind() {
+        return;
+    }
+    let containerd = Containerd::new();
+    let bundle = containerd.bundle("t1", Some(SPEC));
+    let mut shim = containerd.started(&bundle, "t1");
+    shim.dial().await;
+    delete(&containerd, &bundle, "t1");
+    assert!(shim.socket.exists());
+    kill_process(shim.pid.unwrap(), Signal::KILL).unwrap();
+    assert!(shim.ended().await);
+    assert!(shim.socket.exists());
+    delete(&containerd, &bundle, "t1");
+    assert!(!shim.socket.exists());
+}
+
+#[tokio::test]
 async fn a_lost_connection_does_not_end_it() {
     if !Containerd::may_bind() {
         return;

@@ -19,6 +19,7 @@ fn pod() -> (Arc<Pod>, FakeMachine) {
         address: "/run/containerd/containerd.sock".into(),
         namespace: "k8s.io".into(),
         sandbox: "p1".into(),
+        socket: None,
     };
     let boot = Box::new(machine.clone());
     let publisher = Publisher::collecting();

@@ -11,6 +11,7 @@
 //! | [`container`] | one task: its ledger and its live processes |
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -65,6 +66,8 @@ pub struct Identity {
     pub namespace: String,
     /// The sandbox: the pod's, or its only container's id.
     pub sandbox: String,
+    /// The socket it listens on.
+    pub socket: Option<PathBuf>,
 }
 
 enum Slot {
@@ -100,9 +103,16 @@ impl Shim {
         stopping.wait_for(|stopping| *stopping).await.ok();
     }
 
-    /// Lets [`Shim::stopped`] return.
+    /// Lets [`Shim::stopped`] return. The socket goes at once and once only: whoever is told that we end
+    /// may start another shim of the same name, which must not find ours nor lose its own.
     pub fn stop(&self) {
-        self.stopping.send_replace(true);
+        if self.stopping.send_replace(true) {
+            return;
+        }
+        if let Some(socket) = &self.identity.socket {
+            // One that stays behind is replaced by the next start.
+            std::fs::remove_file(socket).ok();
+        }
     }
 
     /// Whether nothing would be lost if the shim ended now.

@@ -51,7 +51,11 @@ pub async fn to_the_end<T: Send + 'static>(
     }
     result.map_err(|error| {
         let text = cube_runtime::error::chain(&error);
-        tracing::info!(call, error = text, "call failed");
+        match error.is_not_found() {
+            // containerd deletes to be sure.
+            true => tracing::debug!(call, error = text, "call failed"),
+            false => tracing::warn!(call, error = text, "call failed"),
+        }
         error.into()
     })
 }

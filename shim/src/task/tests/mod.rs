@@ -48,6 +48,7 @@ impl Fixture {
             address: "/run/containerd/containerd.sock".into(),
             namespace: "default".into(),
             sandbox: "t1".into(),
+            socket: None,
         };
         let boot = Box::new(machine.clone());
         let shim = Shim::new(identity, Config::default(), boot, publisher.clone());
