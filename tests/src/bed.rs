@@ -292,6 +292,11 @@ impl Bed {
             .collect()
     }
 
+    /// All that containerd logged, and its shims through it.
+    pub fn whole_log(&self) -> String {
+        fs::read_to_string(self.run.join("containerd.log")).unwrap_or_default()
+    }
+
     /// Where our shims keep what belongs to a sandbox.
     pub fn sandboxes(&self) -> PathBuf {
         self.sandboxes_parent().join("sandboxes")

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What tests ask of containerd's command-line client, beyond single commands.
 
+use std::fs;
+
 use crate::bed::Bed;
 use crate::bounded::{Ended, Program, STEP_LIMIT, eventually};
 
@@ -124,6 +126,21 @@ impl Bed {
             said.contains(&told),
             "{id} should have ended with {code}, but: {said}"
         );
+    }
+
+    /// The shim of a container: its server has the container's name on its command line.
+    #[track_caller]
+    pub fn shim_pid(&self, id: &str) -> i32 {
+        let wanted = format!("\0-id\0{id}\0");
+        let processes = fs::read_dir("/proc").expect("/proc is there").flatten();
+        let mut pids = processes.filter_map(|entry| {
+            let command = fs::read(entry.path().join("cmdline")).ok()?;
+            let command = String::from_utf8_lossy(&command).into_owned();
+            let is_shim = command.contains("containerd-shim") && command.contains(&wanted);
+            let name = entry.file_name();
+            is_shim.then(|| name.to_str()?.parse().ok()).flatten()
+        });
+        pids.next().unwrap_or_else(|| panic!("no shim of {id}"))
     }
 
     /// Waits until the list of tasks shows this one so.

@@ -78,7 +78,7 @@ fn guest(bed: &mut Bed) {
 fn shim(bed: &mut Bed) {
     let id = bed.sleeper("shim", &[]);
     let vmm = bed.task_pid(&id);
-    kill(shim_of(&id));
+    kill(bed.shim_pid(&id));
     eventually("end of what the shim had started", STEP_LIMIT, || {
         !fs::exists(format!("/proc/{vmm}")).unwrap_or(true)
     });
@@ -88,22 +88,6 @@ fn shim(bed: &mut Bed) {
     bed.ctr(&["task", "delete", &id]).run(); // containerd may have done it already
     bed.ctr(&["container", "delete", &id]).run().succeeded();
     is_well(bed);
-}
-
-/// The shim's server has the container's name on its command line.
-fn shim_of(id: &str) -> i32 {
-    let wanted = format!("\0-id\0{id}\0");
-    let mut pids = fs::read_dir("/proc")
-        .expect("/proc is there")
-        .flatten()
-        .filter_map(|entry| {
-            let command = fs::read(entry.path().join("cmdline")).ok()?;
-            let command = String::from_utf8_lossy(&command).into_owned();
-            (command.contains("containerd-shim") && command.contains(&wanted))
-                .then_some(entry.file_name())
-        });
-    let pid = pids.next().and_then(|name| name.to_str()?.parse().ok());
-    pid.unwrap_or_else(|| panic!("no shim of {id}"))
 }
 
 /// From 1.7 on containerd takes the shim of an ended task for a leaked one and removes both.

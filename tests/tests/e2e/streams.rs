@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Bytes in and out: apart, complete, unchanged; and terminals. On every containerd.
 
+use std::time::Duration;
+
 use cube_tests::bed::Bed;
 use cube_tests::ctr::BUSYBOX;
 use cube_tests::suite::{Case, case};
@@ -19,6 +21,9 @@ pub const CASES: &[Case] = &[
     ),
     case("exec_on_a_terminal_is_one", exec_terminal).resident(),
 ];
+
+/// Emulated processors hand a pipe's few kilobytes to each other in milliseconds.
+const COPY_LIMIT: Duration = Duration::from_secs(400);
 
 fn apart(bed: &mut Bed) {
     let ended = bed.sh("apart", &[], "echo out; echo err >&2").succeeded();
@@ -39,6 +44,7 @@ fn there_and_back(bed: &mut Bed, length: usize) {
     let ended = bed
         .run(&["--rm"], BUSYBOX, &id, &["cat"])
         .input(sent.clone())
+        .limit(COPY_LIMIT)
         .run()
         .succeeded();
     assert_eq!(ended.stdout.len(), sent.len());
