@@ -154,7 +154,12 @@ fn run_one(tally: &mut Tally, bed: &mut Bed, name: &str, case: Case) {
     }
     let said = format!("{}\n{}", take_panic(), bed.logs());
     say(&tally.fail(name, begun.elapsed(), &said));
-    bed.sweep();
+    if catch_unwind(AssertUnwindSafe(|| bed.sweep())).is_err() {
+        say(&format!(
+            "cleaning up after it failed too: {}",
+            take_panic()
+        ));
+    }
 }
 
 /// Panics are how tests fail: their text is printed with the result and not in between.

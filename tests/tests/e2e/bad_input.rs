@@ -159,14 +159,29 @@ fn tiny_memory(bed: &mut Bed) {
 }
 
 fn no_kvm(bed: &mut Bed) {
-    // In the tests' own mount namespace, in which containerd and its shims live too.
-    let none: Option<&str> = None;
-    mount(Some("/dev/null"), "/dev/kvm", none, MsFlags::MS_BIND, none).expect("it can be covered");
     let id = bed.id("bad");
+    let covered = Covered::with("/dev/null", "/dev/kvm");
     let ended = bed.run(&["--rm"], BUSYBOX, &id, &["true"]).run();
-    umount2("/dev/kvm", MntFlags::MNT_DETACH).expect("it can be uncovered");
+    drop(covered);
     ended.refused(&["/dev/kvm"]);
     gone(bed, &id);
+}
+
+/// A file that shows another one's content, in the mount namespace of the tests and their daemons.
+struct Covered(&'static str);
+
+impl Covered {
+    fn with(cover: &str, file: &'static str) -> Self {
+        let none: Option<&str> = None;
+        mount(Some(cover), file, none, MsFlags::MS_BIND, none).expect("it can be covered");
+        Self(file)
+    }
+}
+
+impl Drop for Covered {
+    fn drop(&mut self) {
+        umount2(self.0, MntFlags::MNT_DETACH).expect("it was covered");
+    }
 }
 
 fn kernel_missing(bed: &mut Bed) {
