@@ -12,7 +12,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, Shutdown, recv};
-use vm_memory::{GuestMemory, Permissions, VolatileMemoryError, WriteVolatile};
+use vm_memory::{GuestMemory, Permissions, VolatileMemoryError, VolatileSlice, WriteVolatile};
 
 use super::MAX_GREETING_BYTES;
 use crate::chain::{MemoryError, Span};
@@ -155,31 +155,38 @@ impl HostSocket {
                 .get_slices(piece.addr, piece.len, Permissions::Read);
             for slice in slices.map_err(access)? {
                 let slice = slice.map_err(access)?;
-                match self.fd.as_fd().write_volatile(&slice) {
-                    Ok(len) => {
-                        taken += len;
-                        if len < slice.len() {
-                            self.writable = false;
-                            return Ok(Write::Bytes(taken));
-                        }
-                    }
-                    Err(VolatileMemoryError::IOError(error)) => {
-                        match Errno::from_io_error(&error) {
-                            // An interrupted write has taken nothing; the rest goes by the outbox.
-                            Some(Errno::INTR) => return Ok(Write::Bytes(taken)),
-                            Some(Errno::AGAIN) => {
-                                self.writable = false;
-                                return Ok(Write::Bytes(taken));
-                            }
-                            _ => return Ok(Write::Gone),
-                        }
-                    }
-                    // The slice is of the right length by construction.
-                    Err(_) => return Ok(Write::Gone),
+                match self.write_slice(&slice) {
+                    Write::Bytes(len) => taken += len,
+                    Write::Gone => return Ok(Write::Gone),
+                }
+                if !self.writable {
+                    return Ok(Write::Bytes(taken));
                 }
             }
         }
         Ok(Write::Bytes(taken))
+    }
+
+    /// Writes one piece of guest memory that is known to exist.
+    fn write_slice(&mut self, slice: &VolatileSlice<'_>) -> Write {
+        loop {
+            let error = match self.fd.as_fd().write_volatile(slice) {
+                Ok(len) => {
+                    self.writable = len == slice.len();
+                    return Write::Bytes(len);
+                }
+                Err(VolatileMemoryError::IOError(error)) => Errno::from_io_error(&error),
+                Err(_) => None,
+            };
+            match error {
+                Some(Errno::INTR) => {}
+                Some(Errno::AGAIN) => {
+                    self.writable = false;
+                    return Write::Bytes(0);
+                }
+                _ => return Write::Gone,
+            }
+        }
     }
 
     /// The program will read the end of the stream.
