@@ -54,6 +54,8 @@ pub fn bed() -> Option<Bed> {
         image: image(),
         run: dir.path().join("r"),
         vmm: std::env::var_os("CUBE_VMM").map(Into::into),
+        // For chasing a boot: CUBE_TEST_CMDLINE="ignore_loglevel"; the log is kept with CUBE_TEST_SERIAL.
+        cmdline: std::env::var("CUBE_TEST_CMDLINE").unwrap_or_default(),
         trace: true,
         ..Config::default()
     };
