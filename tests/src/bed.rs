@@ -30,13 +30,16 @@ pub enum Runtime {
     Cube,
     /// runc with overlayfs: to test the tests, and to compare with.
     Runc,
+    /// runc with our snapshotter: to test that alone.
+    RuncOnOurDisks,
 }
 
 impl Runtime {
-    /// What `CUBE_TEST_RUNTIME` says, and ours otherwise.
+    /// What `CUBE_TEST_RUNTIME` says (`runc`, `runc+cube`), and ours otherwise.
     pub fn tested() -> Self {
-        match env::var("CUBE_TEST_RUNTIME") {
-            Ok(name) if name == "runc" => Self::Runc,
+        match env::var("CUBE_TEST_RUNTIME").as_deref() {
+            Ok("runc") => Self::Runc,
+            Ok("runc+cube") => Self::RuncOnOurDisks,
             _ => Self::Cube,
         }
     }
@@ -45,14 +48,14 @@ impl Runtime {
     pub fn name(self) -> &'static str {
         match self {
             Self::Cube => "io.cube.v1",
-            Self::Runc => "io.containerd.runc.v2",
+            Self::Runc | Self::RuncOnOurDisks => "io.containerd.runc.v2",
         }
     }
 
     /// Where its containers' root file systems come from.
     pub fn snapshotter(self) -> &'static str {
         match self {
-            Self::Cube => "cube",
+            Self::Cube | Self::RuncOnOurDisks => "cube",
             Self::Runc => "overlayfs",
         }
     }
@@ -123,7 +126,7 @@ impl Bed {
         }
         bed.write("containerd.toml", &bed.containerd_config());
         bed.set(&Settings::default());
-        if runtime == Runtime::Cube {
+        if runtime.snapshotter() == "cube" {
             bed.start_snapshotter();
         }
         bed.start_containerd();
@@ -378,6 +381,8 @@ impl Bed {
 root = "{state}/containerd"
 state = "{run}/containerd"
 disabled_plugins = ["io.containerd.grpc.v1.cri"]
+[debug]
+  level = "warn"
 [grpc]
   address = "{run}/containerd.sock"
 [proxy_plugins.cube]

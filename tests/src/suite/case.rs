@@ -24,6 +24,8 @@ pub struct Case {
     pub ours_only: bool,
     /// Whether it uses the bed's resident, which then is no leftover.
     pub needs_resident: bool,
+    /// An image that it uses beside busybox; its layers are no leftover.
+    pub image: Option<&'static str>,
     /// The test itself; a panic is its failure.
     pub run: fn(&mut Bed),
 }
@@ -35,6 +37,7 @@ pub const fn case(name: &'static str, run: fn(&mut Bed)) -> Case {
         on: On::Every,
         ours_only: false,
         needs_resident: false,
+        image: None,
         run,
     }
 }
@@ -51,6 +54,13 @@ impl Case {
     #[must_use]
     pub const fn ours(mut self) -> Self {
         self.ours_only = true;
+        self
+    }
+
+    /// With another image.
+    #[must_use]
+    pub const fn image(mut self, name: &'static str) -> Self {
+        self.image = Some(name);
         self
     }
 

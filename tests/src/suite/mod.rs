@@ -72,7 +72,7 @@ fn wanted_series() -> Vec<Series> {
 fn why_not(runtime: Runtime) -> Option<String> {
     let no_machines = match runtime {
         Runtime::Cube => host::why_no_machines(),
-        Runtime::Runc => None,
+        Runtime::Runc | Runtime::RuncOnOurDisks => None,
     };
     let why = host::why_no_containers().or(no_machines);
     why.or_else(|| {
@@ -142,6 +142,9 @@ fn run_one(tally: &mut Tally, bed: &mut Bed, name: &str, case: Case) {
     let outcome = catch_unwind(AssertUnwindSafe(|| {
         if case.needs_resident {
             bed.resident();
+        }
+        if let Some(image) = case.image {
+            bed.import(image, bed.runtime.snapshotter());
         }
         let files = bed.watched();
         let before = View::take(&files);

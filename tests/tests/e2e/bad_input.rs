@@ -47,7 +47,7 @@ pub const CASES: &[Case] = &[
     bad("missing_guest_kernel_is_refused", kernel_missing).ours(),
     bad("truncated_guest_kernel_is_refused", kernel_truncated).ours(),
     bad("second_container_of_the_same_name_is_refused", same_name),
-    bad("full_disk_is_refused_and_works_again_with_space", full_disk).ours(),
+    bad("full_disk_is_refused_and_works_again_with_space", full_disk),
 ];
 
 const fn bad(name: &'static str, run: fn(&mut Bed)) -> Case {
@@ -252,7 +252,7 @@ fn full_disk(bed: &mut Bed) {
     let id = bed.id("bad");
     bed.run_from(SMALL, &["--rm"], BUSYBOX, &id, &["true"])
         .run()
-        .refused(&["no space left"]);
+        .refused(&["are free"]);
     gone(bed, &id);
 
     fs::remove_file(root.join("filling")).expect("it was made");

@@ -21,7 +21,9 @@ pub const CASES: &[Case] = &[
     )
     .on(MAIN)
     .ours(),
-    case("layers_of_an_image_add_up", layers).on(MAIN),
+    case("layers_of_an_image_add_up", layers)
+        .on(MAIN)
+        .image("layers"),
 ];
 
 fn as_asked(bed: &mut Bed) {
@@ -73,7 +75,6 @@ fn out_of_memory(bed: &mut Bed) {
 }
 
 fn layers(bed: &mut Bed) {
-    bed.import("layers", bed.runtime.snapshotter());
     let id = bed.id("layers");
     let script = "cd /data && find . | sort | tr '\\n' ' '; cat kept replaced; stat -c %a setuid; stat -c %h setuid-again; stat -c '%u %a' users";
     let run = bed.run(
