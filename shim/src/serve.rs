@@ -14,6 +14,7 @@ use std::time::Duration;
 use anyhow::Context;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::timeout;
 use ttrpc::r#async::Server;
 use ttrpc::r#async::transport::Listener;
 
@@ -32,6 +33,8 @@ use connections::Connections;
 /// containerd refused our answer, or died between `start` and Create, or gave the sandbox up. It dials
 /// within milliseconds, but may be starved or restarting for long.
 const UNWANTED_LIMIT: Duration = Duration::from_secs(60);
+/// Longest wait for an orderly end; a boot may be under way. What has not ended then is killed.
+const END_LIMIT: Duration = Duration::from_secs(5);
 /// Longest wait for containerd to take the last events and close the connection.
 const FAREWELL_LIMIT: Duration = Duration::from_secs(2);
 
@@ -57,14 +60,18 @@ pub fn serve(flags: &Flags) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    runtime.block_on(async {
+    let served = runtime.block_on(async {
         let publisher = Publisher::new(env::var(TTRPC_VARIABLE).ok(), &flags.namespace);
         let shim = Shim::new(identity, config, Box::new(Cube), publisher.clone());
         run(Arc::new(shim), publisher, listener, &bundle).await
-    })?;
-    // A thread that still writes to a slow file is not waited for.
+    });
+    if let Err(error) = &served {
+        tracing::error!("{error:#}");
+    }
+    // What is under way is dropped and undone by that; a thread that writes to a slow file is not
+    // waited for.
     runtime.shutdown_background();
-    Ok(())
+    served
 }
 
 async fn run(
@@ -91,11 +98,13 @@ async fn run(
         () = unwanted(&shim, &connections, bundle) => tracing::warn!("nobody wants this shim: it ends"),
     }
     shim.stop();
-    shim.end().await;
+    if timeout(END_LIMIT, shim.end()).await.is_err() {
+        tracing::error!("the sandbox is given up: it did not end within {END_LIMIT:?}");
+    }
     publisher.flush(FAREWELL_LIMIT).await;
     // The answer to Shutdown is on its way; its reader closes the connection.
-    let farewell = tokio::time::timeout(FAREWELL_LIMIT, connections.none()).await;
-    if farewell.is_err() {
+    let farewell = timeout(FAREWELL_LIMIT, connections.none());
+    if farewell.await.is_err() {
         tracing::debug!("a client stays connected; its answers are sent by now");
     }
     Ok(())

@@ -117,23 +117,7 @@ impl Container {
         &self,
         step: impl FnOnce(&mut Ledger) -> Result<Vec<Event>, IllegalMove>,
     ) -> Result<(), IllegalMove> {
-        let mut state = self.lock();
-        for event in step(&mut state.ledger)? {
-            self.publisher.publish(event);
-        }
-        for (exec, entry) in &state.processes {
-            let Ok(Phase::Stopped(exited)) = state.ledger.phase(exec) else {
-                continue;
-            };
-            if entry
-                .exited
-                .send_if_modified(|told| told.replace(exited).is_none())
-                && exec.is_empty()
-            {
-                self.save(state.ledger.pid(), Some(exited));
-            }
-        }
-        Ok(())
+        self.step(&mut self.lock(), step)
     }
 
     /// A look into the ledger.
@@ -153,9 +137,10 @@ impl Container {
 
     /// Makes a further process known.
     pub fn add_exec(&self, exec: &str, stdio: Stdio, spec: Vec<u8>) -> Result<(), IllegalMove> {
-        self.advance(|ledger| ledger.add_exec(exec))?;
+        let mut state = self.lock();
+        self.step(&mut state, |ledger| ledger.add_exec(exec))?;
         let entry = Entry::new(stdio, Some(spec));
-        self.lock().processes.insert(exec.to_owned(), entry);
+        state.processes.insert(exec.to_owned(), entry);
         Ok(())
     }
 
@@ -265,6 +250,26 @@ impl Container {
         if let Some(watch) = self.lock().oom_watch.take() {
             watch.abort();
         }
+    }
+
+    fn step(
+        &self,
+        state: &mut State,
+        step: impl FnOnce(&mut Ledger) -> Result<Vec<Event>, IllegalMove>,
+    ) -> Result<(), IllegalMove> {
+        for event in step(&mut state.ledger)? {
+            self.publisher.publish(event);
+        }
+        for (exec, entry) in &state.processes {
+            let Ok(Phase::Stopped(exited)) = state.ledger.phase(exec) else {
+                continue;
+            };
+            let news = |told: &mut Option<Exited>| told.replace(exited).is_none();
+            if entry.exited.send_if_modified(news) && exec.is_empty() {
+                self.save(state.ledger.pid(), Some(exited));
+            }
+        }
+        Ok(())
     }
 
     fn entry<T>(&self, exec: &str, read: impl FnOnce(&Entry) -> T) -> Result<T, IllegalMove> {
