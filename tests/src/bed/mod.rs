@@ -4,6 +4,9 @@
 //! Beside whatever runs on the host: own sockets, own state, own containerd namespace. Only the
 //! directory of the shims' sockets, `/run/containerd/s`, is the same for every containerd of a host.
 
+mod runtime;
+mod traces;
+
 use std::collections::BTreeSet;
 use std::env;
 use std::ffi::OsString;
@@ -13,71 +16,17 @@ use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
-use crate::ctr::{BUSYBOX, NAMESPACE};
-use crate::daemon::{Daemon, log_tail};
-use crate::series::{Series, guest_image, image_archive, our_programs};
+pub use runtime::{Runtime, Settings};
+
+use crate::ctr::BUSYBOX;
+use crate::daemon::Daemon;
+use crate::series::{Series, image_archive, our_programs};
 
 const STATE: &str = "/var/lib/cube/e2e";
 /// Short, because socket paths are.
 const RUN: &str = "/run/cube-e2e";
 /// The snapshotter plugin that [`Bed::small_snapshotter`] answers for.
 pub const SMALL: &str = "cube-small";
-
-/// The runtime under test.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Runtime {
-    /// Ours, with our snapshotter.
-    Cube,
-    /// runc with overlayfs: to test the tests, and to compare with.
-    Runc,
-    /// runc with our snapshotter: to test that alone.
-    RuncOnOurDisks,
-}
-
-impl Runtime {
-    /// What `CUBE_TEST_RUNTIME` says (`runc`, `runc+cube`), and ours otherwise.
-    pub fn tested() -> Self {
-        match env::var("CUBE_TEST_RUNTIME").as_deref() {
-            Ok("runc") => Self::Runc,
-            Ok("runc+cube") => Self::RuncOnOurDisks,
-            _ => Self::Cube,
-        }
-    }
-
-    /// As containerd's clients name it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Cube => "io.cube.v1",
-            Self::Runc | Self::RuncOnOurDisks => "io.containerd.runc.v2",
-        }
-    }
-
-    /// Where its containers' root file systems come from.
-    pub fn snapshotter(self) -> &'static str {
-        match self {
-            Self::Cube | Self::RuncOnOurDisks => "cube",
-            Self::Runc => "overlayfs",
-        }
-    }
-}
-
-/// What our shim's configuration file says in a test.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// Directory of the guest image.
-    pub image: PathBuf,
-    /// Lines beside it.
-    pub more: String,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            image: guest_image(),
-            more: String::new(),
-        }
-    }
-}
 
 /// How a daemon is brought to its end.
 #[derive(Clone, Copy, Debug)]
@@ -124,7 +73,10 @@ impl Bed {
             fs::create_dir_all(dir)
                 .unwrap_or_else(|error| panic!("cannot make {}: {error}", dir.display()));
         }
-        bed.write("containerd.toml", &bed.containerd_config());
+        bed.write(
+            "containerd.toml",
+            &runtime::containerd_config(&bed.state, &bed.run),
+        );
         bed.set(&Settings::default());
         if runtime.snapshotter() == "cube" {
             bed.start_snapshotter();
@@ -231,75 +183,6 @@ impl Bed {
         }
     }
 
-    /// After a test failed: removes whatever there is, so that the next starts afresh.
-    pub fn sweep(&mut self) {
-        self.resident = None;
-        for (list, remove) in [
-            (["task", "ls", "-q"], &["task", "rm", "-f"][..]),
-            (["container", "ls", "-q"], &["container", "rm"][..]),
-        ] {
-            for id in self.ctr(&list).run().out().lines() {
-                self.ctr(remove).args([id]).run(); // as far as it goes: the failure has been reported
-            }
-        }
-        let snapshotter = self.runtime.snapshotter();
-        let list = self
-            .ctr(&["snapshot", "--snapshotter", snapshotter, "ls"])
-            .run()
-            .out();
-        let active = list
-            .lines()
-            .filter(|line| line.contains("Active"))
-            .filter_map(|line| line.split(' ').next());
-        for key in active {
-            self.ctr(&["snapshot", "--snapshotter", snapshotter, "rm", key])
-                .run();
-        }
-    }
-
-    /// Directories in which nothing may remain of a container, with how deep to look.
-    pub fn watched(&self) -> Vec<(PathBuf, usize)> {
-        let tasks = Path::new("containerd/io.containerd.runtime.v2.task").join(NAMESPACE);
-        let mut dirs = vec![
-            (self.sandboxes(), 3),
-            (self.run.join(&tasks), 1),
-            (self.state.join(&tasks), 1),
-            (self.state.join("snapshotter"), 4),
-        ];
-        if self.runtime == Runtime::Cube {
-            // A killed shim of runc's leaves its socket; ours may not.
-            dirs.push(("/run/containerd/s".into(), 1));
-        }
-        dirs
-    }
-
-    /// The ends of all logs, for a failed test.
-    pub fn logs(&self) -> String {
-        let mut logs = vec![
-            self.run.join("containerd.log"),
-            self.run.join("snapshotter.log"),
-            self.run.join("small.log"),
-        ];
-        for sandbox in fs::read_dir(self.sandboxes())
-            .into_iter()
-            .flatten()
-            .flatten()
-        {
-            logs.extend(["vmm.log", "serial.log"].map(|name| sandbox.path().join(name)));
-        }
-        let ends = logs
-            .iter()
-            .map(|path| (path, log_tail(path, 30)))
-            .filter(|(_, end)| !end.is_empty());
-        ends.map(|(path, end)| format!("--- {}\n{end}\n", path.display()))
-            .collect()
-    }
-
-    /// All that containerd logged, and its shims through it.
-    pub fn whole_log(&self) -> String {
-        fs::read_to_string(self.run.join("containerd.log")).unwrap_or_default()
-    }
-
     /// Where our shims keep what belongs to a sandbox.
     pub fn sandboxes(&self) -> PathBuf {
         self.sandboxes_parent().join("sandboxes")
@@ -371,28 +254,6 @@ impl Bed {
         let answers = || self.address().exists() && self.ctr(&["version"]).run().code() == 0;
         let daemon = Daemon::start("containerd", &command, &log, answers);
         self.containerd = Some(daemon);
-    }
-
-    /// Version 2 of the format is understood from 1.6 to 2.x.
-    fn containerd_config(&self) -> String {
-        let (state, run) = (self.state.display(), self.run.display());
-        format!(
-            r#"version = 2
-root = "{state}/containerd"
-state = "{run}/containerd"
-disabled_plugins = ["io.containerd.grpc.v1.cri"]
-[debug]
-  level = "warn"
-[grpc]
-  address = "{run}/containerd.sock"
-[proxy_plugins.cube]
-  type = "snapshot"
-  address = "{run}/snapshotter.sock"
-[proxy_plugins.{SMALL}]
-  type = "snapshot"
-  address = "{run}/small.sock"
-"#
-        )
     }
 }
 

@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What is tested, and what it is told.
+
+use std::env;
+use std::path::{Path, PathBuf};
+
+use super::SMALL;
+use crate::series::guest_image;
+
+/// The runtime under test.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Runtime {
+    /// Ours, with our snapshotter.
+    Cube,
+    /// runc with overlayfs: to test the tests, and to compare with.
+    Runc,
+    /// runc with our snapshotter: to test that alone.
+    RuncOnOurDisks,
+}
+
+impl Runtime {
+    /// What `CUBE_TEST_RUNTIME` says (`runc`, `runc+cube`), and ours otherwise.
+    pub fn tested() -> Self {
+        match env::var("CUBE_TEST_RUNTIME").as_deref() {
+            Ok("runc") => Self::Runc,
+            Ok("runc+cube") => Self::RuncOnOurDisks,
+            _ => Self::Cube,
+        }
+    }
+
+    /// As containerd's clients name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Cube => "io.cube.v1",
+            Self::Runc | Self::RuncOnOurDisks => "io.containerd.runc.v2",
+        }
+    }
+
+    /// Where its containers' root file systems come from.
+    pub fn snapshotter(self) -> &'static str {
+        match self {
+            Self::Cube | Self::RuncOnOurDisks => "cube",
+            Self::Runc => "overlayfs",
+        }
+    }
+}
+
+/// What our shim's configuration file says in a test.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Directory of the guest image.
+    pub image: PathBuf,
+    /// Lines beside it.
+    pub more: String,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            image: guest_image(),
+            more: String::new(),
+        }
+    }
+}
+
+/// containerd's configuration. Version 2 of the format is understood from 1.6 to 2.x.
+pub(super) fn containerd_config(state: &Path, run: &Path) -> String {
+    let (state, run) = (state.display(), run.display());
+    format!(
+        r#"version = 2
+root = "{state}/containerd"
+state = "{run}/containerd"
+disabled_plugins = ["io.containerd.grpc.v1.cri"]
+[debug]
+  level = "warn"
+[grpc]
+  address = "{run}/containerd.sock"
+[proxy_plugins.cube]
+  type = "snapshot"
+  address = "{run}/snapshotter.sock"
+[proxy_plugins.{SMALL}]
+  type = "snapshot"
+  address = "{run}/small.sock"
+"#
+    )
+}
