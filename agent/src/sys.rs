@@ -89,11 +89,10 @@ pub fn spawn_stage(
     }
     let error = io::Error::last_os_error();
     drop(blocked);
-    i32::try_from(pid)
-        .ok()
-        .and_then(Pid::from_raw)
-        .filter(|_| pid > 0)
-        .ok_or(error)
+    match i32::try_from(pid) {
+        Ok(pid @ 1..) => Pid::from_raw(pid).ok_or(error),
+        _ => Err(error),
+    }
 }
 
 /// The child's half of [`spawn_stage`]: descriptors into place, then exec. No allocation, no panic.

@@ -10,7 +10,7 @@ mod oom;
 mod stats;
 
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -285,7 +285,12 @@ fn open_dir(path: &Path) -> Result<OwnedFd, CgroupError> {
 }
 
 fn write(path: &Path, value: &str) -> Result<(), CgroupError> {
-    fs::write(path, value).map_err(|source| CgroupError::Write {
+    // Never created: a file that the kernel does not have is a limit that it does not know.
+    let result = fs::OpenOptions::new()
+        .write(true)
+        .open(path)
+        .and_then(|mut file| file.write_all(value.as_bytes()));
+    result.map_err(|source| CgroupError::Write {
         path: path.to_path_buf(),
         value: value.to_owned(),
         source: source.into(),

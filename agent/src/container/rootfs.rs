@@ -195,12 +195,17 @@ impl Rootfs {
 
 impl Drop for Rootfs {
     fn drop(&mut self) {
-        if !self.is_mounted {
+        if self.is_mounted
+            && let Err(errno) = unmount(&self.path, UnmountFlags::DETACH)
+        {
+            tracing::error!(path = %self.path.display(), %errno, "still mounted");
             return;
         }
-        match unmount(&self.path, UnmountFlags::DETACH) {
-            Ok(()) => drop(fs::remove_dir(&self.path)),
-            Err(errno) => tracing::error!(path = %self.path.display(), %errno, "still mounted"),
+        match fs::remove_dir(&self.path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::error!(path = %self.path.display(), %error, "directory not removed");
+            }
+            _ => {}
         }
     }
 }
