@@ -138,7 +138,8 @@ impl Ledger {
 
     /// A further process is announced.
     pub fn add_exec(&mut self, exec: &str) -> Told {
-        if self.execs.contains_key(exec) {
+        // The empty name is the first process's.
+        if exec.is_empty() || self.execs.contains_key(exec) {
             return Err(IllegalMove::ProcessExists {
                 task: self.task.clone(),
                 exec: exec.to_owned(),

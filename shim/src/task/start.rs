@@ -17,6 +17,7 @@ use crate::io::Stdio;
 const NOT_FOUND: u32 = 127;
 /// What a shell answers for a command that cannot be run.
 const NOT_RUNNABLE: u32 = 126;
+const SIGKILL: u32 = 9;
 
 impl Shim {
     /// Keeps what a further process is to be; nothing of it is in the machine before its Start.
@@ -62,6 +63,8 @@ impl Shim {
             None => self.set_up(container, exec).await?,
         };
         if let Err(error) = live.process.start().await {
+            // After a time-out it may run all the same; if it cannot be told so, it does not.
+            live.process.signal(SIGKILL, false).await.ok();
             live.io.process_ended();
             return Err(TaskError::Start(error));
         }
@@ -89,8 +92,11 @@ impl Shim {
             .create_process(&container.id, command)
             .await?;
         let live = container.attach(exec, spawned.process, opened.attach(spawned.streams));
-        if let Some((columns, rows)) = container.kept_size(exec) {
-            live.process.resize(columns, rows).await?;
+        if let Some((columns, rows)) = container.kept_size(exec)
+            && let Err(error) = live.process.resize(columns, rows).await
+        {
+            let error = cube_runtime::error::chain(&error);
+            tracing::warn!(exec, error, "a new terminal keeps its size");
         }
         Ok(live)
     }

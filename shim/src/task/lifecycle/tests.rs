@@ -172,6 +172,7 @@ fn illegal_moves_say_what_and_why() {
         ledger.add_exec("e"),
         "task \"t\" has a process \"e\" already",
     );
+    check(ledger.add_exec(""), "task \"t\" has a process \"\" already");
     ledger.begin_pause().unwrap();
     ledger.paused(true).unwrap();
     check(
