@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A kernel and its modules, checked: a cut or foreign file is an error here, not a guest that never answers.
+
+The image's header is described in the kernel's Documentation/arch/x86/boot.rst.
+"""
+
+import lzma
+import os
+import struct
+from pathlib import Path
+
+from . import Unusable
+
+SECTOR = 512
+PARAGRAPH = 16
+
+
+class Kernel:
+    def __init__(self, path, modules=None):
+        try:
+            self.image = path.read_bytes()
+        except OSError as error:
+            raise Unusable(f"cannot read the kernel: {error}") from error
+        self.release = release(path, self.image)
+        self.modules = Modules(modules or Path("/lib/modules") / self.release, self.release)
+
+    @classmethod
+    def find(cls):
+        own = os.environ.get("CUBE_KERNEL")
+        if own:
+            modules = os.environ.get("CUBE_KERNEL_MODULES")
+            return cls(Path(own), Path(modules) if modules else None)
+        directory = Path(os.environ.get("CUBE_CACHE") or "/var/cache/cube") / "kernel" / "current"
+        images = list((directory / "boot").glob("vmlinuz-*"))
+        if len(images) != 1:
+            raise Unusable(f"no kernel in {directory}: run dev/setup first, or set CUBE_KERNEL to one")
+        release = images[0].name.removeprefix("vmlinuz-")
+        return cls(images[0], directory / "lib" / "modules" / release)
+
+
+def release(path, image):
+    """What `uname -r` says in a guest of this kernel, if it is one and whole."""
+    if len(image) < 2 * SECTOR or image[0x202:0x206] != b"HdrS":
+        raise Unusable(f"{path} is not a kernel (a bzImage)")
+    sectors = image[0x1F1] or 4
+    (paragraphs,) = struct.unpack_from("<I", image, 0x1F4)
+    expected = (sectors + 1) * SECTOR + paragraphs * PARAGRAPH
+    if len(image) < expected:
+        raise Unusable(f"{path} is cut off: it has {len(image)} bytes of {expected}; "
+                       "remove it and run dev/setup again")
+    (offset,) = struct.unpack_from("<H", image, 0x20E)
+    version = image[offset + SECTOR : (sectors + 1) * SECTOR].split(b"\0")[0].split()
+    if offset == 0 or not version:
+        raise Unusable(f"{path} does not say which version it is")
+    return version[0].decode(errors="replace")
+
+
+class Modules:
+    """/lib/modules/RELEASE."""
+
+    def __init__(self, directory, release):
+        self.directory = directory
+        self.release = release
+        try:
+            lines = (directory / "modules.dep").read_text().splitlines()
+            builtin = (directory / "modules.builtin").read_text().split()
+        except OSError as error:
+            raise Unusable(f"no modules for kernel {release}: {error}") from error
+        self.needs = {}
+        for line in lines:
+            path, _, others = line.partition(":")
+            self.needs[path] = others.split()
+        self.paths = {name(path): path for path in self.needs}
+        self.builtin = {name(path) for path in builtin}
+
+    def closure(self, wanted):
+        """Files of a module and of what it needs, in an order in which each finds what it needs."""
+        if wanted in self.builtin:
+            return []
+        if wanted not in self.paths:
+            raise Unusable(f"kernel {self.release} has no module {wanted} in {self.directory}")
+        path = self.paths[wanted]
+        # modules.dep lists the whole closure, nearest first.
+        return [*reversed(self.needs[path]), path]
+
+    def read(self, path):
+        """A module, unpacked."""
+        data = (self.directory / path).read_bytes()
+        if path.endswith(".xz"):
+            try:
+                data = lzma.decompress(data)
+            except lzma.LZMAError as error:
+                raise Unusable(f"{self.directory / path} is damaged: {error}") from error
+        if not data.startswith(b"\x7fELF"):
+            raise Unusable(f"{self.directory / path} is damaged: it is not a kernel module")
+        return data
+
+
+def name(path):
+    """Of a module, as the kernel spells it."""
+    return Path(path).name.split(".ko")[0].replace("-", "_")
