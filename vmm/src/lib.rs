@@ -1,12 +1,41 @@
 // SPDX-License-Identifier: Apache-2.0
 //! One process that runs one microVM.
 //!
-//! The binary `cube-vmm` is this library behind a ten-line `main`. The runtime links the
-//! library too, for three modules: [`config`] and [`control`] to ask, [`exit`] to
-//! understand the end.
+//! The binary `cube-vmm` is this library behind a small `main`. The runtime links the library
+//! too, for four modules: [`config`] and [`control`] to ask, [`exit`] to understand the end,
+//! and [`probe`] to judge the host. Start reading in `service` (the main thread) and `boot`.
+//!
+//! ```text
+//!  runtime ── control socket ──► service ── owns ──► machine
+//!                                   ▲                  │ vCPU threads: KVM_RUN, exits -> bus -> registers
+//!                                   └──── ending ◄─────┤ device thread: vsock, entropy, network, empty slots
+//!                                                      └ disk threads: one per attached disk
+//! ```
+//! Deliberately absent: paths (everything arrives as an open file), an API for people, a
+//! configuration of devices, an asynchronous runtime, PCI, and `unsafe`.
 
+mod acpi;
+mod boot;
+mod bus;
 pub mod config;
 pub mod control;
+mod devices;
+mod end;
 pub mod exit;
+mod gate;
+mod image;
+mod io_thread;
+mod jail;
+mod kernel;
+mod layout;
+pub mod log;
+mod machine;
+mod params;
+mod power;
+mod serial;
+mod service;
+mod vcpu;
 
 pub use cube_hv::probe;
+pub use end::End;
+pub use service::serve;

@@ -14,6 +14,7 @@ use vmm_sys_util::errno;
 
 use crate::kick::{Kicker, Shared};
 use crate::long_mode::LongMode;
+use crate::memory::GuestMemory;
 use crate::{cpuid, msr};
 
 /// Why a virtual processor could not be set up.
@@ -151,12 +152,24 @@ pub struct Vcpu {
     fd: VcpuFd,
     id: u8,
     shared: Arc<Shared>,
+    /// Held, not used: what the guest writes to must stay mapped for as long as it can run.
+    _memory: GuestMemory,
 }
 
 impl Vcpu {
-    pub(crate) fn new(fd: VcpuFd, id: u8, run_size: usize) -> Result<Self, VcpuError> {
+    pub(crate) fn new(
+        fd: VcpuFd,
+        id: u8,
+        run_size: usize,
+        memory: GuestMemory,
+    ) -> Result<Self, VcpuError> {
         let shared = Shared::new(&fd, run_size).map_err(|source| VcpuError::Kick { id, source })?;
-        Ok(Self { fd, id, shared })
+        Ok(Self {
+            fd,
+            id,
+            shared,
+            _memory: memory,
+        })
     }
 
     /// Its number, which is its APIC id.
@@ -285,19 +298,21 @@ impl Vcpu {
         }
     }
 
-    /// LINT0 takes the legacy controller's interrupts and LINT1 the NMI, as firmware leaves
-    /// them and the MADT says (Intel SDM vol. 3, section 11.5.1).
+    /// LINT1 takes the NMI, as firmware leaves it and the MADT says (Intel SDM vol. 3, section
+    /// 11.5.1). LINT0 is masked: KVM's legacy controller sits on it, unmasked and with its
+    /// vectors at 0, and a guest that has been told of no such controller would take its device
+    /// interrupts for exceptions.
     fn set_interrupt_pins(&self) -> Result<(), VcpuError> {
         const LVT_LINT0: usize = 0x350;
         const LVT_LINT1: usize = 0x360;
         const MODE_NMI: u32 = 4 << 8;
-        const MODE_EXTINT: u32 = 7 << 8;
+        const MASKED: u32 = 1 << 16;
         let mut lapic = self
             .fd
             .get_lapic()
             .map_err(self.refused("local interrupt controller"))?;
-        set_delivery_mode(&mut lapic, LVT_LINT0, MODE_EXTINT);
-        set_delivery_mode(&mut lapic, LVT_LINT1, MODE_NMI);
+        set_register(&mut lapic, LVT_LINT0, MASKED);
+        set_register(&mut lapic, LVT_LINT1, MODE_NMI);
         self.fd
             .set_lapic(&lapic)
             .map_err(self.refused("local interrupt controller"))
@@ -309,15 +324,9 @@ impl Vcpu {
     }
 }
 
-fn set_delivery_mode(lapic: &mut kvm_lapic_state, register: usize, mode: u32) {
-    const DELIVERY_MODE: u32 = 7 << 8;
-    let bytes = &mut lapic.regs[register..register + 4];
-    let mut value = 0;
-    for (shift, byte) in (0..).step_by(8).zip(bytes.iter()) {
-        value |= u32::from(byte.cast_unsigned()) << shift;
-    }
-    value = value & !DELIVERY_MODE | mode;
-    for (byte, new) in bytes.iter_mut().zip(value.to_le_bytes()) {
+fn set_register(lapic: &mut kvm_lapic_state, register: usize, value: u32) {
+    let bytes = lapic.regs.iter_mut().skip(register);
+    for (byte, new) in bytes.zip(value.to_le_bytes()) {
         *byte = new.cast_signed();
     }
 }

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! One KVM virtual machine: memory slots, interrupt controllers, and the wires to devices.
 
-// UNSAFETY: hands guest memory to KVM by address.
+// UNSAFETY: hands guest memory to KVM by address, and adopts duplicated descriptors.
 #![allow(
     unsafe_code,
     reason = "giving memory to KVM by address has no safe interface"
 )]
+
+use std::os::fd::{BorrowedFd, FromRawFd, IntoRawFd};
 
 use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::{IoEventAddress, VmFd};
@@ -68,7 +70,6 @@ pub enum VmError {
 /// A virtual machine with its memory. Shared by reference among threads.
 #[derive(Debug)]
 pub struct Vm {
-    // Before `memory`: fields drop in order, and KVM must let go before the mapping ends.
     fd: VmFd,
     memory: GuestMemory,
 }
@@ -110,8 +111,8 @@ impl Vm {
             memory_size: region.len(),
             userspace_addr: host as u64,
         };
-        // SAFETY: the range is the whole of one mapping that `self.memory` owns, and `self.fd`,
-        // the only user of the slot, is dropped before it.
+        // SAFETY: the range is the whole of one mapping. Only running processors use it, and each
+        // of them holds the memory too.
         unsafe { self.fd.set_user_memory_region(description) }.map_err(refused)
     }
 
@@ -126,13 +127,13 @@ impl Vm {
             .fd
             .create_vcpu(u64::from(id))
             .map_err(|source| VcpuError::Create { id, source })?;
-        Vcpu::new(fd, id, self.fd.run_size())
+        Vcpu::new(fd, id, self.fd.run_size(), self.memory.clone())
     }
 
-    /// From now on a write to `event` raises the edge-triggered interrupt `gsi`.
-    pub fn connect_interrupt(&self, event: &EventFd, gsi: u32) -> Result<(), VmError> {
-        self.fd
-            .register_irqfd(event, gsi)
+    /// From now on a signal of `event` raises the edge-triggered interrupt `gsi`.
+    pub fn connect_interrupt(&self, event: BorrowedFd<'_>, gsi: u32) -> Result<(), VmError> {
+        as_event(event)
+            .and_then(|event| self.fd.register_irqfd(&event, gsi))
             .map_err(|source| VmError::Irqfd { gsi, source })
     }
 
@@ -140,12 +141,23 @@ impl Vm {
     /// not leave the kernel; other values still exit.
     pub fn connect_notification(
         &self,
-        event: &EventFd,
+        event: BorrowedFd<'_>,
         address: u64,
         value: u32,
     ) -> Result<(), VmError> {
-        self.fd
-            .register_ioevent(event, &IoEventAddress::Mmio(address), value)
+        as_event(event)
+            .and_then(|event| {
+                self.fd
+                    .register_ioevent(&event, &IoEventAddress::Mmio(address), value)
+            })
             .map_err(|source| VmError::Ioeventfd { address, source })
     }
+}
+
+/// KVM keeps a reference to the event behind the descriptor, so the descriptor itself is only
+/// needed for the call.
+fn as_event(event: BorrowedFd<'_>) -> Result<EventFd, errno::Error> {
+    let own = event.try_clone_to_owned().map_err(errno::Error::from)?;
+    // SAFETY: the descriptor is open and owned, and its ownership moves into the `EventFd`.
+    Ok(unsafe { EventFd::from_raw_fd(own.into_raw_fd()) })
 }

@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The devices of every machine, always the same and in the same order: a number is an
+//! address, an interrupt and a name in the ACPI tables.
+//!
+//! | number | device |
+//! |---|---|
+//! | 0 | vsock |
+//! | 1 | entropy |
+//! | 2 | network |
+//! | 3 .. 10 | block slots 0 to 7 |
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use cube_hv::{GuestMemory, Vm, VmError};
+use cube_virtio::block::Block;
+use cube_virtio::net::Net;
+use cube_virtio::rng::Rng;
+use cube_virtio::vsock::{Vsock, VsockError};
+use cube_virtio::{MmioTransport, QUEUE_NOTIFY, TransportError};
+use thiserror::Error;
+
+use crate::acpi::Window;
+use crate::bus::{Bus, Overlap};
+use crate::config::{BLOCK_SLOTS, Slot};
+use crate::io_thread::SharedDevice;
+use crate::layout;
+
+/// The number of the first block slot.
+const FIRST_SLOT: usize = 3;
+
+/// The network device's address until a sandbox claims it: locally administered, the same in
+/// every machine.
+const MAC: [u8; 6] = [0x02, 0xcb, 0xe0, 0, 0, 1];
+
+/// Why the devices could not be made.
+#[derive(Debug, Error)]
+pub enum DevicesError {
+    /// The vsock device's own part.
+    #[error("the vsock device could not be made")]
+    Vsock(#[from] VsockError),
+    /// A device's registers and events.
+    #[error("a device's registers could not be made")]
+    Transport(#[from] TransportError),
+    /// Two devices at one place.
+    #[error("a device could not be placed")]
+    Place(#[from] Overlap),
+    /// KVM would not connect a device.
+    #[error("a device could not be connected")]
+    Connect(#[from] VmError),
+}
+
+/// All virtio devices of a machine.
+pub(crate) struct Devices {
+    /// By number.
+    all: Arc<[SharedDevice]>,
+    /// The block slots once more, by what only they can.
+    slots: Vec<Arc<MmioTransport<Block>>>,
+}
+
+impl Devices {
+    /// Makes them; `vsock` is the listening socket of the host's side.
+    pub fn new(memory: &GuestMemory, vsock: OwnedFd) -> Result<Self, DevicesError> {
+        let mut all: Vec<SharedDevice> = vec![
+            Arc::new(MmioTransport::new(Vsock::new(vsock)?, memory.clone())?),
+            Arc::new(MmioTransport::new(Rng::new(), memory.clone())?),
+            Arc::new(MmioTransport::new(Net::new(MAC), memory.clone())?),
+        ];
+        debug_assert_eq!(all.len(), FIRST_SLOT);
+        let mut slots = Vec::new();
+        for slot in 0..BLOCK_SLOTS {
+            let transport = Arc::new(MmioTransport::new(Block::new(slot), memory.clone())?);
+            slots.push(Arc::clone(&transport));
+            all.push(transport);
+        }
+        let all = all.into();
+        Ok(Self { all, slots })
+    }
+
+    /// All devices, by number.
+    pub fn all(&self) -> &Arc<[SharedDevice]> {
+        &self.all
+    }
+
+    /// The block device of a slot.
+    pub fn slot(&self, slot: Slot) -> &MmioTransport<Block> {
+        self.slots
+            .get(slot.index())
+            .expect("a slot is below the number of slots")
+    }
+
+    /// The number of a slot's device.
+    pub fn number_of(slot: Slot) -> usize {
+        FIRST_SLOT + slot.index()
+    }
+
+    /// Where each device is, for the ACPI tables.
+    pub fn windows(&self) -> Vec<Window> {
+        (0..)
+            .zip(self.all.iter())
+            .map(|(index, _)| Window::virtio(index))
+            .collect()
+    }
+
+    /// Puts all register windows on the bus.
+    pub fn place(&self, bus: &mut Bus) -> Result<(), DevicesError> {
+        for (window, device) in self.windows().iter().zip(self.all.iter()) {
+            bus.insert(
+                window.address,
+                layout::VIRTIO_WINDOW,
+                Box::new(Arc::clone(device)),
+            )?;
+        }
+        Ok(())
+    }
+
+    /// Lets the guest's notifications reach the devices without leaving the kernel, and the
+    /// devices' interrupts the guest.
+    pub fn connect(&self, vm: &Vm) -> Result<(), DevicesError> {
+        for (window, device) in self.windows().iter().zip(self.all.iter()) {
+            for (queue, notifier) in device.notifiers() {
+                vm.connect_notification(notifier, window.address + QUEUE_NOTIFY, queue)?;
+            }
+        }
+        for (window, device) in self.windows().iter().zip(self.all.iter()) {
+            vm.connect_interrupt(device.irq(), window.gsi)?;
+        }
+        Ok(())
+    }
+}

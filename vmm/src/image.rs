@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Boot images (kernel, initramfs) as files that were handed over: read by position, because
+//! others may hold the same open file, and copied into guest memory in pieces.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
+
+use cube_hv::GuestMemory;
+use thiserror::Error;
+use vm_memory::{Bytes, GuestAddress, GuestMemoryError};
+
+/// Bytes per copied piece. Above the allocator's threshold for mappings of their own, so that
+/// the buffer is gone when the copy is done.
+const PIECE_BYTES: usize = 256 << 10;
+
+/// Why an image cannot be read or placed.
+#[derive(Debug, Error)]
+pub enum ImageError {
+    /// Its size is unknown.
+    #[error("the size of the file cannot be told")]
+    Size(#[source] io::Error),
+    /// It is no regular file.
+    #[error("it is not a regular file")]
+    NotAFile,
+    /// A read failed.
+    #[error("{bytes} bytes at {offset} cannot be read")]
+    Read {
+        /// Where.
+        offset: u64,
+        /// How many.
+        bytes: usize,
+        /// The system's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// The guest's memory ends before the image does.
+    #[error("{bytes} bytes do not fit into the guest's memory at {address:#x}")]
+    Place {
+        /// Guest-physical address.
+        address: u64,
+        /// How many.
+        bytes: usize,
+        /// What the memory says.
+        #[source]
+        source: GuestMemoryError,
+    },
+}
+
+/// One boot image.
+#[derive(Debug)]
+pub(crate) struct Image {
+    file: File,
+    length: u64,
+}
+
+impl Image {
+    /// Takes an open file.
+    pub fn new(file: OwnedFd) -> Result<Self, ImageError> {
+        let file = File::from(file);
+        let metadata = file.metadata().map_err(ImageError::Size)?;
+        if !metadata.is_file() {
+            return Err(ImageError::NotAFile);
+        }
+        let length = metadata.len();
+        Ok(Self { file, length })
+    }
+
+    /// Its length in bytes.
+    pub fn length(&self) -> u64 {
+        self.length
+    }
+
+    /// Fills `buffer` from the position `offset`.
+    pub fn read(&self, buffer: &mut [u8], offset: u64) -> Result<(), ImageError> {
+        let bytes = buffer.len();
+        self.file
+            .read_exact_at(buffer, offset)
+            .map_err(|source| ImageError::Read {
+                offset,
+                bytes,
+                source,
+            })
+    }
+
+    /// Copies everything from the position `offset` on into guest memory.
+    pub fn copy_from(
+        &self,
+        mut offset: u64,
+        memory: &GuestMemory,
+        mut address: u64,
+    ) -> Result<(), ImageError> {
+        let mut buffer = vec![0; PIECE_BYTES];
+        while let left @ 1.. = self.length.saturating_sub(offset) {
+            let bytes = usize::try_from(left).map_or(PIECE_BYTES, |left| left.min(PIECE_BYTES));
+            let piece = &mut buffer[..bytes];
+            self.read(piece, offset)?;
+            memory
+                .write_slice(piece, GuestAddress(address))
+                .map_err(|source| ImageError::Place {
+                    address,
+                    bytes,
+                    source,
+                })?;
+            offset += bytes as u64;
+            address += bytes as u64;
+        }
+        Ok(())
+    }
+}
