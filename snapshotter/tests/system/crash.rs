@@ -19,6 +19,8 @@ const ROUNDS: u32 = 14;
 const WORKERS: u64 = 4;
 /// Longest life of a daemon in a round; the shortest is none.
 const LIFE_MAX_MS: u64 = 250;
+/// A worker notices at its next operation that the daemon is gone.
+const LOAD_END_LIMIT: Duration = Duration::from_secs(60);
 /// Keys of one worker.
 const KEYS: u64 = 12;
 
@@ -47,6 +49,22 @@ struct Known {
     tag: u8,
 }
 
+#[derive(Clone, Debug)]
+enum Op {
+    Create {
+        key: String,
+        parent: String,
+        kind: Kind,
+    },
+    Commit {
+        name: String,
+        key: String,
+    },
+    Remove {
+        key: String,
+    },
+}
+
 /// A worker's snapshots, each as it was last answered; two states where an operation was cut off.
 #[derive(Default)]
 struct Worker {
@@ -58,16 +76,17 @@ struct Worker {
 }
 
 impl Worker {
-    fn pick(&self, random: &mut Random, kind: Kind) -> Option<String> {
-        let of_kind: Vec<_> = self
+    /// A random snapshot of those that `fits`.
+    fn pick(&self, random: &mut Random, fits: impl Fn(&str, &Known) -> bool) -> Option<String> {
+        let fitting = self
             .snapshots
             .iter()
-            .filter(|(_, s)| s.kind == kind)
-            .collect();
-        let count = u64::try_from(of_kind.len()).unwrap();
+            .filter(|(key, known)| fits(key, known));
+        let fitting: Vec<_> = fitting.map(|(key, _)| key).collect();
+        let count = u64::try_from(fitting.len()).unwrap();
         (count > 0).then(|| {
             let index = usize::try_from(random.below(count)).unwrap();
-            of_kind[index].0.clone()
+            fitting[index].clone()
         })
     }
 
@@ -76,76 +95,78 @@ impl Worker {
         (!self.snapshots.contains_key(&key)).then_some(key)
     }
 
-    /// One random operation. False when the daemon is gone.
-    async fn step(&mut self, client: &Client, random: &mut Random) -> bool {
-        let before = self.snapshots.clone();
-        let mut after = before.clone();
-        let result = match random.below(8) {
-            0..=2 => {
-                let Some(key) = self.fresh(random) else {
-                    return true;
-                };
-                let parent = self.pick(random, Kind::Committed).unwrap_or_default();
-                let tag = before.get(&parent).map_or(0, |parent| parent.tag);
-                let kind = if random.below(3) == 0 {
-                    Kind::View
-                } else {
-                    Kind::Active
-                };
-                let known = Known {
-                    kind,
-                    parent: parent.clone(),
-                    tag,
-                };
-                after.insert(key.clone(), known);
-                match kind {
-                    Kind::View => client.view(&key, &parent).await.map(drop),
-                    _ => client.prepare(&key, &parent).await.map(drop),
-                }
+    /// A random operation, if the one that the dice want is possible now.
+    fn choose(&self, random: &mut Random) -> Option<Op> {
+        let is = |kind| move |_: &str, known: &Known| known.kind == kind;
+        Some(match random.below(8) {
+            dice @ 0..=2 => {
+                let key = self.fresh(random)?;
+                let parent = self.pick(random, is(Kind::Committed)).unwrap_or_default();
+                let kind = if dice == 0 { Kind::View } else { Kind::Active };
+                Op::Create { key, parent, kind }
             }
             3 | 4 => {
-                let Some(key) = self.pick(random, Kind::Active) else {
-                    return true;
-                };
-                let Some(name) = self.fresh(random) else {
-                    return true;
-                };
-                let Ok(mount) = client.mounts(&key).await else {
-                    return false;
-                };
-                let tag = u8::try_from(random.below(256)).unwrap();
-                let image = File::options().write(true).open(mount.source).unwrap();
-                image.write_all_at(&[tag], 0).unwrap();
-                // Written by us, not by the daemon: known whatever becomes of the commit.
-                self.snapshots.get_mut(&key).unwrap().tag = tag;
-                let before = self.snapshots.clone();
-                after = before.clone();
-                let mut known = after.remove(&key).unwrap();
-                known.kind = Kind::Committed;
-                after.insert(name.clone(), known);
-                let result = client.commit(&name, &key).await;
-                return self.conclude(before, after, result.map_err(|status| status.code()));
+                let key = self.pick(random, is(Kind::Active))?;
+                let name = self.fresh(random)?;
+                Op::Commit { name, key }
             }
             _ => {
-                let Some(key) = self.snapshots.keys().next_back().cloned() else {
-                    return true;
-                };
-                if before.values().any(|other| other.parent == key) {
-                    return true;
-                }
-                after.remove(&key);
-                client.remove(&key).await
+                let has_child = |key: &str| self.snapshots.values().any(|s| s.parent == key);
+                let key = self.pick(random, |key, _| !has_child(key))?;
+                Op::Remove { key }
             }
-        };
-        self.conclude(before, after, result.map_err(|status| status.code()))
+        })
     }
 
-    fn conclude(
-        &mut self,
-        before: BTreeMap<String, Known>,
-        after: BTreeMap<String, Known>,
-        result: Result<(), Code>,
-    ) -> bool {
+    /// What the worker knows once `op` was answered.
+    fn after(&self, op: &Op) -> BTreeMap<String, Known> {
+        let mut after = self.snapshots.clone();
+        match op.clone() {
+            Op::Create { key, parent, kind } => {
+                let tag = after.get(&parent).map_or(0, |parent| parent.tag);
+                after.insert(key, Known { kind, parent, tag });
+            }
+            Op::Commit { name, key } => {
+                let mut known = after.remove(&key).unwrap();
+                known.kind = Kind::Committed;
+                after.insert(name, known);
+            }
+            Op::Remove { key } => drop(after.remove(&key)),
+        }
+        after
+    }
+
+    /// One random operation. False when the daemon is gone.
+    async fn step(&mut self, client: &Client, random: &mut Random) -> bool {
+        // Something always is: with no fresh key there is a leaf to remove.
+        let op = loop {
+            if let Some(op) = self.choose(random) {
+                break op;
+            }
+        };
+        if let Op::Commit { key, .. } = &op {
+            let Ok(mount) = client.mounts(key).await else {
+                return false;
+            };
+            let tag = u8::try_from(random.below(256)).unwrap();
+            let image = File::options().write(true).open(mount.source).unwrap();
+            image.write_all_at(&[tag], 0).unwrap();
+            // Written by us, not by the daemon: known whatever becomes of the commit.
+            self.snapshots.get_mut(key).unwrap().tag = tag;
+        }
+        let after = self.after(&op);
+        let result = match &op {
+            Op::Create { key, parent, kind } if *kind == Kind::View => {
+                client.view(key, parent).await.map(drop)
+            }
+            Op::Create { key, parent, .. } => client.prepare(key, parent).await.map(drop),
+            Op::Commit { name, key } => client.commit(name, key).await,
+            Op::Remove { key } => client.remove(key).await,
+        };
+        self.conclude(after, result.map_err(|status| status.code()))
+    }
+
+    fn conclude(&mut self, after: BTreeMap<String, Known>, result: Result<(), Code>) -> bool {
         match result {
             Ok(()) => {
                 self.snapshots = after;
@@ -153,7 +174,7 @@ impl Worker {
                 true
             }
             Err(Code::Unavailable | Code::Unknown | Code::Cancelled | Code::Internal) => {
-                self.doubt = Some((before, after));
+                self.doubt = Some((self.snapshots.clone(), after));
                 false
             }
             Err(code) => panic!("a legal operation was refused with {code:?}"),
@@ -223,7 +244,8 @@ async fn killed_at_any_moment_of_a_load() {
         tokio::time::sleep(Duration::from_millis(random.below(LIFE_MAX_MS))).await;
         daemon.kill();
         for worker in load {
-            workers.push(worker.await.unwrap());
+            let ended = tokio::time::timeout(LOAD_END_LIMIT, worker).await;
+            workers.push(ended.expect("the load ends with the daemon").unwrap());
         }
 
         let daemon = world.start();
