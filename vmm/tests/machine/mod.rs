@@ -201,6 +201,11 @@ impl Machine {
         self.process.id()
     }
 
+    /// The host's side of vsock.
+    pub fn vsock(&self) -> PathBuf {
+        self.directory.path().join("vsock.sock")
+    }
+
     /// What the guest has written to its console.
     pub fn serial(&self) -> String {
         self.read("serial.log")
