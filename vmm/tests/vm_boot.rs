@@ -8,6 +8,7 @@ mod machine;
 
 use std::time::Instant;
 
+use cube_vmm::config::MIN_MEMORY_MIB;
 use cube_vmm::exit::ExitReason;
 use machine::{Guest, Machine, host_runs_guests, stock_kernel};
 
@@ -30,4 +31,47 @@ fn a_stock_kernel_reaches_user_space_with_all_processors_and_powers_off() {
         assert_eq!(machine.wait(), ExitReason::Stopped, "{}", machine.log());
         println!("{vcpus} processors: off after {:?}", begun.elapsed());
     }
+}
+
+#[test]
+fn the_least_memory_is_enough_for_user_space() {
+    let (true, Some(kernel)) = (host_runs_guests(), stock_kernel()) else {
+        return;
+    };
+    let mut guest = Guest::script(kernel, "grep MemAvailable /proc/meminfo > /dev/console");
+    guest.memory_mib = MIN_MEMORY_MIB;
+    let mut machine = Machine::run(guest);
+    machine.wait_for_serial("MemAvailable");
+    println!("{}", machine.serial());
+    assert_eq!(machine.wait(), ExitReason::Stopped);
+}
+
+#[test]
+fn memory_above_four_gib_is_found() {
+    let (true, Some(kernel)) = (host_runs_guests(), stock_kernel()) else {
+        return;
+    };
+    let mut guest = Guest::script(kernel, "grep MemTotal /proc/meminfo > /dev/console");
+    guest.memory_mib = 8192;
+    let mut machine = Machine::run(guest);
+    machine.wait_for_serial("MemTotal");
+    let serial = machine.serial();
+    let kib = serial.split_whitespace().rev().nth(1).unwrap();
+    let mib = kib.parse::<u32>().unwrap() / 1024;
+    assert!((7900..8192).contains(&mib), "{serial}");
+}
+
+#[test]
+fn a_panicking_kernel_ends_its_machine_and_is_heard() {
+    let (true, Some(kernel)) = (host_runs_guests(), stock_kernel()) else {
+        return;
+    };
+    let script = "echo 1 > /proc/sys/kernel/sysrq; echo c > /proc/sysrq-trigger";
+    let mut machine = Machine::run(Guest::script(kernel, script));
+    assert_eq!(machine.wait(), ExitReason::GuestReset, "{}", machine.log());
+    assert!(
+        machine.serial().contains("Kernel panic"),
+        "{}",
+        machine.serial()
+    );
 }

@@ -19,7 +19,7 @@ use std::fs::File;
 use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -62,6 +62,12 @@ fn check_host() -> Result<(), String> {
             speed.ns_per_instruction
         )),
     }
+}
+
+/// A listening socket, whether or not there was one at this path before.
+fn listener(path: &Path) -> OwnedFd {
+    drop(std::fs::remove_file(path));
+    UnixListener::bind(path).unwrap().into()
 }
 
 fn kvm() -> std::io::Result<OwnedFd> {
@@ -133,6 +139,8 @@ pub fn file_of(content: &[u8]) -> OwnedFd {
 /// A `cube-vmm` process.
 pub struct Machine {
     pub client: Client,
+    /// The network namespace to boot into.
+    pub netns: Option<OwnedFd>,
     process: Child,
     directory: tempfile::TempDir,
 }
@@ -157,6 +165,7 @@ impl Machine {
             .unwrap();
         Self {
             client: Client::new(ours),
+            netns: None,
             process,
             directory,
         }
@@ -173,9 +182,9 @@ impl Machine {
             kvm: kvm().unwrap(),
             kernel: guest.kernel,
             initramfs: guest.initramfs,
-            vsock: UnixListener::bind(path("vsock.sock")).unwrap().into(),
+            vsock: listener(&path("vsock.sock")),
             serial: serial.unwrap().into(),
-            netns: None,
+            netns: self.netns.take(),
         };
         let config = BootConfig {
             vcpus: guest.vcpus,
