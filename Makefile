@@ -14,8 +14,8 @@ help: ## this list
 setup: ## install and unpack what this machine lacks (as root, on Debian 12 or later)
 	@dev/setup
 
-build: setup ## the programs, optimised: target/release
-	@dev/step build cargo build --release --locked --workspace --bins
+build: setup ## the programs, optimised: target/release (the agent comes with the image)
+	@dev/step build cargo build --release --locked --workspace --exclude cube-agent --bins
 
 image: build ## the guest image: kernel, modules, agent
 	@dev/step "guest image" agent/image/build $(IMAGE)
