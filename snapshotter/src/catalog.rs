@@ -62,6 +62,7 @@ mod table;
 
 pub use change::Change;
 pub use error::CatalogError;
+pub(crate) use error::is_full;
 pub(crate) use table::check_parent;
 
 use error::{file_error, store};

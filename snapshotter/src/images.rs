@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, XattrFlags};
 use rustix::io::Errno;
 
+use crate::catalog::is_full;
 use crate::ext4::{self, Superblock};
 use crate::record::{DraftState, ImageId};
 use crate::size::ByteSize;
@@ -49,10 +50,7 @@ impl ImageError {
     /// Whether the disk, or a quota, is full.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        matches!(
-            self.source.kind(),
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
-        )
+        is_full(&self.source)
     }
 }
 

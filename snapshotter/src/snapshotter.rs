@@ -153,7 +153,10 @@ impl Snapshotter {
         self.storage.check_headroom()?;
         self.images.sync(state.id)?;
         let mut change = self.catalog.change()?;
-        change.commit(key, name, labels)?;
+        if change.commit(key, name, labels)?.id != state.id {
+            // Removed and made anew meanwhile: that one was neither looked at nor written to disk.
+            return Err(CatalogError::NotFound { key: key.into() }.into());
+        }
         change.finish(Durability::Durable)?;
         Ok(())
     }

@@ -45,13 +45,17 @@ fn catalog(error: &CatalogError) -> Code {
         }
         CatalogError::Record { .. } | CatalogError::Format { .. } => Code::DataLoss,
         CatalogError::File { .. } | CatalogError::Barrier { .. } | CatalogError::Store { .. } => {
-            Code::Internal
+            full_or_internal(error.is_full())
         }
     }
 }
 
 fn image(error: &ImageError) -> Code {
-    match error.is_full() {
+    full_or_internal(error.is_full())
+}
+
+const fn full_or_internal(is_full: bool) -> Code {
+    match is_full {
         true => Code::ResourceExhausted,
         false => Code::Internal,
     }

@@ -97,6 +97,30 @@ pub enum CatalogError {
     },
 }
 
+impl CatalogError {
+    /// Whether the disk, or a quota, is full.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        let cause = match self {
+            Self::File { source, .. } | Self::Barrier { source } => Some(source),
+            Self::Store { source, .. } => match &**source {
+                redb::Error::Io(source) => Some(source),
+                _ => None,
+            },
+            _ => None,
+        };
+        cause.is_some_and(is_full)
+    }
+}
+
+/// Whether an I/O error means that there is no space left.
+pub(crate) fn is_full(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
+}
+
 pub(super) fn file_error(doing: &'static str, path: &Path, source: io::Error) -> CatalogError {
     let path = path.into();
     CatalogError::File {
