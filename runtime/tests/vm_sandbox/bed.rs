@@ -56,6 +56,8 @@ pub fn bed() -> Option<Bed> {
         vmm: std::env::var_os("CUBE_VMM").map(Into::into),
         // For chasing a boot: CUBE_TEST_CMDLINE="ignore_loglevel"; the log is kept with CUBE_TEST_SERIAL.
         cmdline: std::env::var("CUBE_TEST_CMDLINE").unwrap_or_default(),
+        // A machine that is shared with a build is slow.
+        boot_timeout_s: 300,
         trace: true,
         ..Config::default()
     };
@@ -195,14 +197,14 @@ fn make_disk(scratch: &Path, disk: &Path) {
         )
         .unwrap();
     }
-    let status = Program::new("mkfs.ext4")
+    let made = Program::new("mkfs.ext4")
         .args(["-q", "-F", "-O", "^has_journal", "-d"])
         .arg(&root)
         .arg(disk)
         .arg("32m")
-        .status()
+        .output()
         .unwrap();
-    assert!(status.success());
+    assert!(made.status.success(), "{made:?}");
 }
 
 /// The head of a program for another architecture (AArch64, `e_machine` 183).

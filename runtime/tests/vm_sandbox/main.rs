@@ -146,6 +146,17 @@ async fn ends_are_reported_as_runc_does(bed: &Bed, sandbox: &Sandbox) {
         assert_eq!(outcome.exit.status, expect, "{script}");
         assert!(outcome.exit.machine.is_none());
     }
+    let mut lost = process(&["true"]);
+    lost["cwd"] = json!("/missing/cwd");
+    let failed = match sandbox
+        .create_process("c2", all_streams("e2", Some(lost)))
+        .await
+    {
+        Err(error) => cube_runtime::error::chain(&error),
+        Ok(process) => cube_runtime::error::chain(&process.start().await.unwrap_err()),
+    };
+    assert!(failed.contains("/missing/cwd"), "{failed}");
+
     let pids = sandbox.pids("c2").await.unwrap();
     assert_eq!(pids.len(), 1, "{pids:?}");
     assert_eq!(pids[0].pid, init.pid());
@@ -199,11 +210,9 @@ async fn bad_input_is_one_clear_error(bed: &Bed, sandbox: &Sandbox) {
         let lower = failed.to_lowercase();
         assert!(lower.contains(words), "{name}: {failed}");
     };
-    check("no-command", oci(&["nonexistent"]), "no such file").await;
+    check("no-command", oci(&["nonexistent"]), "not found in $path").await;
+    check("no-file", oci(&["/bin/nonexistent"]), "no such file").await;
     check("foreign", oci(&["/bin/foreign"]), "exec format error").await;
-    let mut spec = oci(&["true"]);
-    spec["process"]["cwd"] = json!("/missing/cwd");
-    check("no-cwd", spec, "/missing/cwd").await;
     let mut spec = oci(&["true"]);
     spec["linux"]["namespaces"] = json!([{"type": "pid"}]);
     check("host-net", spec, "--net-host").await;
@@ -212,7 +221,7 @@ async fn bad_input_is_one_clear_error(bed: &Bed, sandbox: &Sandbox) {
     check("no-memory", spec, "memory limit").await;
     // All slots are free again, or the ninth of these would have failed.
     for n in 0..9 {
-        check(&format!("again{n}"), oci(&["nonexistent"]), "no such file").await;
+        check(&format!("again{n}"), oci(&["nonexistent"]), "not found").await;
     }
 }
 
