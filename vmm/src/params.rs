@@ -14,11 +14,12 @@ use crate::image::{Image, ImageError};
 use crate::kernel::Kernel;
 use crate::layout;
 
-/// Before the runtime's own words. The guest has one console, no PCI, no PC timers; a panic
-/// must end the machine at once, and nothing but errors belongs on a console where every byte
-/// costs two exits.
+/// Before the runtime's own words. The guest has one console and no PCI. Nothing but errors
+/// belongs on a console where every byte costs two exits. A panic must end the machine at
+/// once, through ACPI's reset register: on reduced hardware Linux would try EFI, which is not
+/// there, and then jump into a BIOS, which is not there either (`reboot_init`).
 const BASE_CMDLINE: &str =
-    "console=ttyS0 quiet panic=-1 pci=off clocksource=kvm-clock 8250.nr_uarts=1";
+    "console=ttyS0 quiet panic=-1 reboot=acpi pci=off clocksource=kvm-clock 8250.nr_uarts=1";
 
 /// Why the kernel could not be told.
 #[derive(Debug, Error)]

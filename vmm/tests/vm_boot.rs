@@ -54,10 +54,14 @@ fn memory_above_four_gib_is_found() {
     let mut guest = Guest::script(kernel, "grep MemTotal /proc/meminfo > /dev/console");
     guest.memory_mib = 8192;
     let mut machine = Machine::run(guest);
-    machine.wait_for_serial("MemTotal");
+    machine.wait_for_serial(" kB");
     let serial = machine.serial();
-    let kib = serial.split_whitespace().rev().nth(1).unwrap();
-    let mib = kib.parse::<u32>().unwrap() / 1024;
+    let line = serial
+        .lines()
+        .find(|line| line.contains("MemTotal"))
+        .unwrap();
+    let kib: u32 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
+    let mib = kib / 1024;
     assert!((7900..8192).contains(&mib), "{serial}");
 }
 

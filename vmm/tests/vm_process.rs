@@ -16,9 +16,9 @@ use rustix::fs::OFlags;
 const IDLE: [u8; 2] = [0xeb, 0xfe];
 
 fn refusal(result: Result<(), ControlError>) -> String {
-    match result.unwrap_err() {
-        error @ ControlError::Refused { .. } => error.to_string(),
-        other => panic!("{other}"),
+    match result {
+        Err(error @ ControlError::Refused { .. }) => error.to_string(),
+        other => panic!("not refused: {other:?}"),
     }
 }
 

@@ -233,8 +233,12 @@ impl Machine {
     /// Waits until the guest has written `text`.
     pub fn wait_for_serial(&mut self, text: &str) {
         let begun = Instant::now();
-        while !self.serial().contains(text) {
+        loop {
+            // In this order: what a process wrote before it ended counts.
             let ended = self.process.try_wait().unwrap();
+            if self.serial().contains(text) {
+                return;
+            }
             assert!(
                 ended.is_none() && begun.elapsed() < PATIENCE,
                 "no {text:?} on the console after {:?} ({ended:?}):\n{}\n--- log:\n{}",
