@@ -43,7 +43,7 @@ pub struct JailError {
 pub(crate) fn enter(netns: Option<&OwnedFd>, uid: u32, gid: u32) -> Result<(), JailError> {
     enter_namespaces(netns)?;
     leave_the_file_system()?;
-    forbid_traces()?;
+    set_limits()?;
     drop_privileges(uid, gid)
 }
 
@@ -97,13 +97,19 @@ fn empty_file_system() -> Result<OwnedFd, Errno> {
     fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, bare)
 }
 
-/// The process's memory is the guest's memory: it goes into no core file and to no debugger.
-fn forbid_traces() -> Result<(), JailError> {
-    let none = Rlimit {
-        current: Some(0),
-        maximum: Some(0),
+/// Open files: what vsock allows for its connections (a little over 1000), and as much again
+/// for everything else.
+const MAX_DESCRIPTORS: u64 = 2048;
+
+/// The process's memory is the guest's memory and goes into no core file. How many files it
+/// may open is not left to whatever the parent had.
+fn set_limits() -> Result<(), JailError> {
+    let exactly = |limit| Rlimit {
+        current: Some(limit),
+        maximum: Some(limit),
     };
-    setrlimit(Resource::Core, none).map_err(failed("forbid core files"))
+    setrlimit(Resource::Core, exactly(0)).map_err(failed("forbid core files"))?;
+    setrlimit(Resource::Nofile, exactly(MAX_DESCRIPTORS)).map_err(failed("limit its open files"))
 }
 
 fn drop_privileges(uid: u32, gid: u32) -> Result<(), JailError> {
