@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+//! The hooks as real programs, and what they are told.
 use super::*;
 use serde_json::Value;
 use std::fs;

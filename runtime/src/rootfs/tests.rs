@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+//! Which mounts become a disk, and which are refused by name.
 use super::*;
 use std::path::Path;
 

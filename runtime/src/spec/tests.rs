@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+//! What a container asks for, and the machine it gets.
 use super::*;
 use serde_json::{Value, json};
 use std::path::Path;
