@@ -184,12 +184,22 @@ fn top_layer(containerd: &Containerd) -> String {
     top.unwrap().to_owned()
 }
 
-/// Garbage is collected in the background after a deletion.
-fn wait_for_images(world: &World, count: usize) {
+/// Has garbage collected until so many images are left. Deleting a lease with `--sync` runs the
+/// collector: left to itself, 1.7 now and then overlooks a removal made while it collects.
+fn wait_for_images(world: &World, containerd: &Containerd, count: usize) {
     let deadline = Instant::now() + Duration::from_secs(60);
-    while world.images() != count {
-        assert!(Instant::now() < deadline, "{} images left", world.images());
-        std::thread::sleep(Duration::from_millis(20));
+    for number in 0.. {
+        let lease = format!("collect-{number}");
+        containerd
+            .ctr(&["leases", "create", "--id", &lease])
+            .unwrap();
+        containerd.ctr(&["leases", "rm", "--sync", &lease]).unwrap();
+        if world.images() == count {
+            return;
+        }
+        let listed = containerd.snapshots(&["ls"]).unwrap();
+        let left = world.images();
+        assert!(Instant::now() < deadline, "{left} images left: {listed}");
     }
 }
 
@@ -246,17 +256,19 @@ fn images_are_unpacked_used_and_collected() {
     assert_eq!(top_layer(&containerd), top);
     containerd.snapshots(&["rm", "look"]).unwrap();
     containerd.snapshots(&["rm", "mine"]).unwrap();
-    wait_for_images(&world, 3);
+    wait_for_images(&world, &containerd, 3);
     containerd.ctr(&["images", "rm", "--sync", IMAGE]).unwrap();
-    wait_for_images(&world, 0);
+    wait_for_images(&world, &containerd, 0);
     drop(containerd);
+    // The pool's own is left when no image is in use: then a stop unmounts it.
+    assert!(host::settles_to_loops(world.path(), 1));
     assert!(snapshotter.stop().success());
     assert!(
         host::mounts_below(world.path()).is_empty(),
         "{:?}",
         host::mounts_below(world.path())
     );
-    assert!(host::loops_below(world.path()).is_empty());
+    assert!(host::settles_to_loops(world.path(), 0));
 }
 
 #[test]
@@ -303,8 +315,10 @@ fn a_container_runs_on_a_snapshot() {
     // Twice: the second one must not see what the first one wrote.
     assert_eq!(run("cube", 1).unwrap(), "twolayerwritten\n");
     assert_eq!(run("cube", 2).unwrap(), "twolayerwritten\n");
-    wait_for_images(&world, 3);
+    wait_for_images(&world, &containerd, 3);
     drop(containerd);
+    // The pool's own is left when no image is in use: then a stop unmounts it.
+    assert!(host::settles_to_loops(world.path(), 1));
     assert!(snapshotter.stop().success());
-    assert!(host::loops_below(world.path()).is_empty());
+    assert!(host::settles_to_loops(world.path(), 0));
 }

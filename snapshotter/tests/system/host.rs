@@ -5,6 +5,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use rustix::mount::UnmountFlags;
 
@@ -77,6 +78,19 @@ pub fn loops_below(dir: &Path) -> Vec<PathBuf> {
             file.starts_with(dir).then_some(file)
         })
         .collect()
+}
+
+/// Waits until at most `count` loop devices are bound below `dir`. A container that starts meanwhile,
+/// whoever's, begins with a copy of all mounts and keeps their devices for some milliseconds.
+pub fn settles_to_loops(dir: &Path, count: usize) -> bool {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while loops_below(dir).len() > count {
+        if Instant::now() >= deadline {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    true
 }
 
 /// A mounted file system, unmounted when dropped.

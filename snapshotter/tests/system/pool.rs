@@ -21,7 +21,7 @@ async fn own_xfs_outlives_a_kill_and_goes_with_a_clean_stop() {
     assert_eq!(world.client().await.keys(&[]).await, ["a"]);
     assert!(daemon.stop().success());
     assert!(host::mounts_below(world.path()).is_empty());
-    assert!(host::loops_below(world.path()).is_empty());
+    assert!(host::settles_to_loops(world.path(), 0));
 
     let daemon = world.start();
     assert_eq!(world.client().await.keys(&[]).await, ["a"]);
@@ -45,8 +45,9 @@ async fn own_xfs_stays_while_an_image_is_in_use() {
         "works"
     );
     drop(mounted);
+    assert!(host::settles_to_loops(world.path(), 1));
     assert!(daemon.stop().success());
-    assert!(host::loops_below(world.path()).is_empty());
+    assert!(host::settles_to_loops(world.path(), 0));
 }
 
 #[tokio::test]
@@ -66,9 +67,9 @@ async fn killed_at_any_moment_of_the_first_start() {
         .filter(|name| name.ends_with(".new"))
         .collect();
     assert!(left.is_empty(), "{left:?}");
-    assert_eq!(host::loops_below(world.path()).len(), 1);
+    assert!(host::settles_to_loops(world.path(), 1));
     assert!(daemon.stop().success());
-    assert!(host::loops_below(world.path()).is_empty());
+    assert!(host::settles_to_loops(world.path(), 0));
 }
 
 #[tokio::test]

@@ -86,9 +86,10 @@ async fn life_of_an_image_and_its_containers() {
     client.remove("two").await.unwrap();
     client.remove("one").await.unwrap();
     assert_eq!(world.images(), 0);
+    assert!(host::settles_to_loops(world.path(), 1));
     assert!(daemon.stop().success());
     assert!(host::mounts_below(world.path()).is_empty());
-    assert!(host::loops_below(world.path()).is_empty());
+    assert!(host::settles_to_loops(world.path(), 0));
     assert!(!world.socket().exists());
 }
 
