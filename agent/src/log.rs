@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The agent's log: one line per event on stderr, which is the serial console in a guest.
 //!
-//! Not a general subscriber: spans are ignored, levels above `info` are dropped, and nothing that a
-//! container controls is logged without a bound.
+//! Only warnings and errors, because every byte on a serial console costs the guest two exits; `CUBE_LOG=info`
+//! in the environment, which in a guest is the kernel's command line, shows more. Not a general subscriber:
+//! spans are ignored, and nothing that a container controls is logged without a bound.
 
 use std::fmt::{self, Write as _};
 use std::io::Write as _;
@@ -16,16 +17,22 @@ const MAX_LINE: usize = 1024;
 
 /// Sends every later event of this process to stderr.
 pub fn start() {
-    if tracing::subscriber::set_global_default(Console).is_err() {
+    let level = match std::env::var("CUBE_LOG").as_deref() {
+        Ok("info") => Level::INFO,
+        _ => Level::WARN,
+    };
+    if tracing::subscriber::set_global_default(Console { level }).is_err() {
         tracing::warn!("the log was started twice");
     }
 }
 
-struct Console;
+struct Console {
+    level: Level,
+}
 
 impl Subscriber for Console {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        *metadata.level() <= Level::INFO
+        *metadata.level() <= self.level
     }
 
     fn new_span(&self, _: &Attributes<'_>) -> Id {

@@ -5,6 +5,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Instant;
 
 use anyhow::{Context, bail};
 use cube_agent::agent::Agent;
@@ -43,7 +44,9 @@ fn main() -> ExitCode {
 }
 
 fn be_init() -> anyhow::Result<()> {
+    let begun = Instant::now();
     let layout = guest::boot()?;
+    tracing::info!(elapsed = ?begun.elapsed(), "machine is up");
     run(layout, Machine::Own, Address::Vsock)
 }
 

@@ -66,7 +66,7 @@ fn run(channel: &Channel, mut plan: Plan) -> Result<Infallible, StageError> {
                 terminal.be_console(&tree.root)?;
             }
             users::add_home(&tree.root, &mut plan.process.env, plan.process.uid);
-            tree.enter(&plan.process.cwd)?;
+            tree.enter()?;
             terminal
         }
         None => {
@@ -142,7 +142,8 @@ fn open_terminal(
 }
 
 /// As root, before the user changes, as runc does: a process may start in a directory that it could not
-/// enter.
+/// enter. Unlike runc, which makes a missing one for the first process (not for further ones), this is an
+/// error for every process: a mistyped directory should not become an empty one.
 fn enter_directory(cwd: &Path) -> Result<(), StageError> {
     let failed = |source| StageError::Cwd {
         cwd: cwd.to_path_buf(),

@@ -43,13 +43,7 @@ impl<'p> Tree<'p> {
     }
 
     /// The last changes, then `/` is this tree and the old one is gone.
-    pub fn enter(self, cwd: &Path) -> Result<(), StageError> {
-        // runc makes a missing working directory, so images exist that rely on it.
-        self.root.make_dir(cwd).map_err(|source| StageError::Path {
-            action: "make the working directory",
-            path: cwd.to_path_buf(),
-            source: source.into(),
-        })?;
+    pub fn enter(self) -> Result<(), StageError> {
         paths::write_protect(&self.root, &self.plan.read_only_paths)?;
         paths::mask(&self.root, &self.null, &self.plan.masked_paths)?;
         let top = self

@@ -96,21 +96,17 @@ async fn a_user_without_a_name_has_the_root_as_home() {
 }
 
 #[tokio::test]
-async fn a_missing_directory_is_made_for_the_first_process_only() {
+async fn a_missing_directory_is_refused() {
     let world = world!();
-    let mut first = shell("pwd");
-    first["cwd"] = json!("/made/for/it");
-    let output = world.run(&spec(first)).await.unwrap();
-    assert_eq!(output.stdout, "/made/for/it\n");
-
+    let expected = "chdir to cwd (\"/nope\") set in config.json failed: no such file or directory";
+    let mut lost = shell("pwd");
+    lost["cwd"] = json!("/nope");
+    let (_, text) = crate::world::refusal(world.run(&spec(lost.clone())).await);
+    assert_eq!(text, expected);
+    world.assert_clean();
     world.idle("c").await;
-    let mut further = shell("pwd");
-    further["cwd"] = json!("/nope");
-    let (_, text) = crate::world::refusal(world.exec("c", &further).await);
-    assert_eq!(
-        text,
-        "chdir to cwd (\"/nope\") set in config.json failed: no such file or directory"
-    );
+    let (_, text) = crate::world::refusal(world.exec("c", &lost).await);
+    assert_eq!(text, expected);
 }
 
 #[tokio::test]
