@@ -11,9 +11,9 @@ use cube_hv::GuestMemory;
 use thiserror::Error;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryError};
 
-/// Bytes per copied piece. Above the allocator's threshold for mappings of their own, so that
-/// the buffer is gone when the copy is done.
-const PIECE_BYTES: usize = 256 << 10;
+/// Bytes per copied piece: no more than a control message takes, so that the process's heap,
+/// which never shrinks, does not grow for it.
+const PIECE_BYTES: usize = crate::control::MAX_PACKET;
 
 /// Why an image cannot be read or placed.
 #[derive(Debug, Error)]

@@ -39,8 +39,8 @@ impl Kicker {
         if thread == NO_THREAD {
             return; // it has not run yet, and will see the flag when it does
         }
-        // SAFETY: takes three integers. The thread may be gone; then the call fails or
-        // interrupts another thread of this process, whose system calls are restarted.
+        // SAFETY: takes three integers. The thread may be gone; then the call fails, or another
+        // thread of this process has an interrupted system call, which it has to expect.
         unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), thread, SIGRTMIN()) };
     }
 }

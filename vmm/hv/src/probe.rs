@@ -239,6 +239,11 @@ mod tests {
             .write(true)
             .open("/dev/kvm")
         else {
+            let required = std::env::var_os("CUBE_REQUIRE_KVM").is_some_and(|value| value == "1");
+            assert!(
+                !required,
+                "CUBE_REQUIRE_KVM=1, but /dev/kvm cannot be opened"
+            );
             println!("skipped: no /dev/kvm here");
             return;
         };
