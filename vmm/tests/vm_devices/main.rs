@@ -78,16 +78,8 @@ fn disks(host: &mut Host) {
         .attach(3, read_write.into(), false)
         .unwrap();
     host.wait_for_disk("cube-slot-3", DISK_BYTES);
-    let begun = Instant::now();
-    assert_eq!(
-        host.ask("read cube-slot-3"),
-        format!("{:016x}\n", digest(&content))
-    );
-    println!(
-        "read {} MiB from a disk in {:?}",
-        DISK_BYTES >> 20,
-        begun.elapsed()
-    );
+    let read = host.measure("16 MiB from a disk", |host| host.ask("read cube-slot-3"));
+    assert_eq!(read, format!("{:016x}\n", digest(&content)));
 
     // The guest writes one MiB in the middle, and the rest stays as it was.
     assert_eq!(host.ask("write cube-slot-3 5242880"), "Ok(())\n");
@@ -130,52 +122,40 @@ fn refusals(host: &mut Host) {
 }
 
 fn streams(host: &mut Host) {
-    let begun = Instant::now();
-    let mut upwards = host.order("sink");
-    write_pattern(&mut upwards, STREAM_BYTES);
-    upwards.shutdown(Shutdown::Write).unwrap();
-    let mut answer = String::new();
-    upwards.read_to_string(&mut answer).unwrap();
-    assert_eq!(answer, format!("{STREAM_BYTES}\n"));
-    println!(
-        "{} MiB to the guest in {:?}",
-        STREAM_BYTES >> 20,
-        begun.elapsed()
-    );
+    let received = host.measure("64 MiB to the guest", |host| {
+        let mut upwards = host.order("sink");
+        write_pattern(&mut upwards, STREAM_BYTES);
+        upwards.shutdown(Shutdown::Write).unwrap();
+        let mut answer = String::new();
+        upwards.read_to_string(&mut answer).unwrap();
+        answer
+    });
+    assert_eq!(received, format!("{STREAM_BYTES}\n"));
 
-    let begun = Instant::now();
-    assert_eq!(
-        read_pattern(&mut host.order(&format!("source {STREAM_BYTES}"))).unwrap(),
-        STREAM_BYTES
-    );
-    println!(
-        "{} MiB from the guest in {:?}",
-        STREAM_BYTES >> 20,
-        begun.elapsed()
-    );
+    let sent = host.measure("64 MiB from the guest", |host| {
+        read_pattern(&mut host.order(&format!("source {STREAM_BYTES}"))).unwrap()
+    });
+    assert_eq!(sent, STREAM_BYTES);
 
     // Both ways at once, through a guest that sends back what it gets.
-    let begun = Instant::now();
-    let mut there = host.order("echo");
-    let mut back = there.try_clone().unwrap();
-    let reader = thread::spawn(move || read_pattern(&mut back).unwrap());
-    write_pattern(&mut there, ECHO_BYTES);
-    there.shutdown(Shutdown::Write).unwrap();
-    assert_eq!(reader.join().unwrap(), ECHO_BYTES);
-    println!(
-        "{} MiB there and back in {:?}",
-        ECHO_BYTES >> 20,
-        begun.elapsed()
-    );
+    let echoed = host.measure("16 MiB there and back", |host| {
+        let mut there = host.order("echo");
+        let mut back = there.try_clone().unwrap();
+        let reader = thread::spawn(move || read_pattern(&mut back).unwrap());
+        write_pattern(&mut there, ECHO_BYTES);
+        there.shutdown(Shutdown::Write).unwrap();
+        reader.join().unwrap()
+    });
+    assert_eq!(echoed, ECHO_BYTES);
 
-    // A round trip, as a small call makes it.
+    // As small calls make it.
     let mut echo = host.order("echo");
-    let begun = Instant::now();
-    for _ in 0..100 {
-        echo.write_all(b"ping").unwrap();
-        echo.read_exact(&mut [0; 4]).unwrap();
-    }
-    println!("a round trip takes {:?}", begun.elapsed() / 100);
+    host.measure("100 round trips", |_| {
+        for _ in 0..100 {
+            echo.write_all(b"ping").unwrap();
+            echo.read_exact(&mut [0; 4]).unwrap();
+        }
+    });
 
     // Many at once; each gets its own.
     let echoes: Vec<_> = (0..100u8)
@@ -239,6 +219,20 @@ impl Host {
             (serial, (sectors * 512, words.next() == Some("1")))
         };
         answer.lines().map(disk).collect()
+    }
+
+    /// Does `work` and prints what it took: time, which depends on the host, and exits to the VMM,
+    /// which do not.
+    fn measure<R>(&mut self, what: &str, work: impl FnOnce(&mut Self) -> R) -> R {
+        let (begun, before) = (Instant::now(), self.exits());
+        let result = work(self);
+        let exits = self.exits() - before;
+        println!("{what}: {:?}, {exits} exits", begun.elapsed());
+        result
+    }
+
+    fn exits(&mut self) -> u64 {
+        self.machine.client.stats().unwrap().vcpu_exits.iter().sum()
     }
 
     fn wait_for_disk(&mut self, serial: &str, bytes: u64) {
