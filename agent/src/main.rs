@@ -20,6 +20,9 @@ const USAGE: &str = "usage: cube-agent serve --listen unix:PATH --slots DIR --ru
        cube-agent --version
 In a guest it is /init. `serve` runs it on this system, with block slots that are links in DIR.";
 
+/// Mounts and unmounts that may wait for a disk at the same time: one per slot.
+const BLOCKING_THREADS: usize = 8;
+
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().collect();
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
@@ -73,6 +76,7 @@ fn serve(options: &[&str]) -> anyhow::Result<()> {
 fn run(layout: Layout, machine: Machine, address: Address) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
+        .max_blocking_threads(BLOCKING_THREADS)
         .build()
         .context("cannot start the event loop")?;
     runtime.block_on(async {

@@ -242,6 +242,63 @@ pub fn install_seccomp(program: &[libc::sock_filter], flags: c_ulong) -> io::Res
     })
 }
 
+/// Makes a program decide which devices the processes of a cgroup may use, besides those that decide so
+/// already (bpf(2), `BPF_PROG_TYPE_CGROUP_DEVICE`). It lives as long as the cgroup.
+pub fn attach_device_filter(cgroup: BorrowedFd<'_>, program: &[u64]) -> io::Result<()> {
+    // Numbers of linux/bpf.h.
+    const PROG_LOAD: c_long = 5;
+    const PROG_ATTACH: c_long = 8;
+    const CGROUP_DEVICE_PROGRAM: u32 = 15;
+    const CGROUP_DEVICE_HOOK: u32 = 6;
+    const ALLOW_MULTI: u32 = 1 << 1;
+
+    #[repr(C)]
+    struct Load {
+        kind: u32,
+        instructions: u32,
+        first: *const u64,
+        licence: *const c_char,
+        log: [u64; 2],
+    }
+    #[repr(C)]
+    struct Attach {
+        cgroup: c_int,
+        program: c_int,
+        hook: u32,
+        flags: u32,
+    }
+
+    let load = Load {
+        kind: CGROUP_DEVICE_PROGRAM,
+        instructions: u32::try_from(program.len()).map_err(io::Error::other)?,
+        first: program.as_ptr(),
+        licence: c"Apache-2.0".as_ptr(),
+        log: [0; 2],
+    };
+    // SAFETY: the structure begins as union bpf_attr does for this command, whose remaining fields may be
+    // left out; the kernel reads `instructions` words from `first` and the licence, and verifies the program.
+    let fd = unsafe { libc::syscall(libc::SYS_bpf, PROG_LOAD, &raw const load, size_of::<Load>()) };
+    check(fd)?;
+    let fd = c_int::try_from(fd).map_err(io::Error::other)?;
+    // SAFETY: the call just made it, for this process alone.
+    let loaded = unsafe { OwnedFd::from_raw_fd(fd) };
+    let attach = Attach {
+        cgroup: cgroup.as_raw_fd(),
+        program: loaded.as_raw_fd(),
+        hook: CGROUP_DEVICE_HOOK,
+        flags: ALLOW_MULTI,
+    };
+    // SAFETY: as above; both descriptors are open during the call.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            PROG_ATTACH,
+            &raw const attach,
+            size_of::<Attach>(),
+        )
+    })
+}
+
 /// Gives this process a session keyring of its own. Without it every container shares, and may search, the
 /// agent's. A kernel without keyrings has nothing to share.
 pub fn join_session_keyring(name: &CStr) -> io::Result<()> {

@@ -18,7 +18,7 @@ use tokio::net::UnixListener;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 use tokio_stream::wrappers::ReceiverStream;
-use tokio_vsock::{VMADDR_CID_ANY, VsockAddr, VsockListener};
+use tokio_vsock::{VMADDR_CID_ANY, VMADDR_CID_HOST, VsockAddr, VsockListener};
 use ttrpc::asynchronous::transport::{Listener, Socket};
 
 use crate::agent::Agent;
@@ -110,7 +110,11 @@ impl Switch {
                 accepted = streams.accept() => (accepted, STREAM_PORT),
             };
             match accepted {
-                Ok((connection, _)) => self.connect(port, connection).await,
+                Ok((connection, peer)) if peer.cid() == VMADDR_CID_HOST => {
+                    self.connect(port, connection).await;
+                }
+                // Nobody else can reach these ports, unless the kernel had a loopback for vsock.
+                Ok((_, peer)) => tracing::warn!(cid = peer.cid(), "not the host: refused"),
                 Err(error) => accept_failed(&error).await,
             }
         }

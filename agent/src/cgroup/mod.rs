@@ -2,16 +2,17 @@
 //! One cgroup v2 per container: made, limited, frozen, counted, killed, removed (kernel
 //! Documentation/admin-guide/cgroup-v2.rst). Files are written directly; there is no daemon to agree with.
 //!
-//! [`limits`] translates the specification's limits, [`stats`] reads the counters, [`oom`] waits for the
+//! [`limits`] translates the specification's limits, [`devices`] its rules about devices, [`stats`] reads the counters, [`oom`] waits for the
 //! kernel's out-of-memory killer. The processes in it are nobody's concern here.
 
+mod devices;
 mod limits;
 mod oom;
 mod stats;
 
 use std::fs;
 use std::io::{self, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -21,7 +22,9 @@ use thiserror::Error;
 use tokio::time::sleep;
 
 use crate::cause::Cause;
+use crate::sys;
 
+pub use devices::{DeviceRule, device_rules};
 pub use limits::{LimitError, settings};
 pub use oom::OomWatch;
 pub use stats::Stats;
@@ -56,6 +59,15 @@ pub enum CgroupError {
         path: PathBuf,
         /// The value.
         value: String,
+        /// The kernel's answer.
+        #[source]
+        source: Cause,
+    },
+    /// bpf(2).
+    #[error("cannot restrict the devices of cgroup {}", path.display())]
+    Devices {
+        /// Which.
+        path: PathBuf,
         /// The kernel's answer.
         #[source]
         source: Cause,
@@ -150,6 +162,16 @@ impl Cgroup {
         settings
             .iter()
             .try_for_each(|setting| write(&self.path.join(&setting.file), &setting.value))
+    }
+
+    /// Lets its processes use the devices that the rules allow, and no others.
+    pub fn restrict_devices(&self, rules: &[DeviceRule]) -> Result<(), CgroupError> {
+        let failed = |source: io::Error| CgroupError::Devices {
+            path: self.path.clone(),
+            source: source.into(),
+        };
+        let directory = fs::File::open(&self.path).map_err(failed)?;
+        sys::attach_device_filter(directory.as_fd(), &devices::assemble(rules)).map_err(failed)
     }
 
     /// Stops every process in it, or lets them go on; answers when that is so.

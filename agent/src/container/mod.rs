@@ -70,6 +70,7 @@ impl Container {
     ) -> Result<Self, AgentError> {
         let cgroup = Cgroup::create(layout.cgroup.join(id))?;
         cgroup.apply(&parts.limits)?;
+        cgroup.restrict_devices(&parts.devices)?;
         let device = layout.slots.device(disk.slot).await?;
         let path = layout.rootfs(id);
         let rootfs = Rootfs::mount(device, path, disk.fs_type, disk.read_only).await?;
@@ -166,8 +167,13 @@ impl Container {
         Ok(())
     }
 
-    /// Changes limits.
+    /// Changes limits. Clients send the rules about devices along, which cannot change.
     pub fn update(&self, resources: &oci::Resources) -> Result<(), AgentError> {
+        let devices = cgroup::device_rules(&resources.devices)?;
+        if !resources.devices.is_empty() && devices != self.parts.devices {
+            let field = "devices: a change of the rules";
+            return Err(cgroup::LimitError::Unsupported { field }.into());
+        }
         self.cgroup.apply(&cgroup::settings(resources)?)?;
         Ok(())
     }

@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 
 use super::Slots;
-use crate::cgroup::{self, Setting};
+use crate::cgroup::{self, DeviceRule, Setting};
 use crate::error::AgentError;
 use crate::oci::{self, Namespaces, Spec};
 use crate::seccomp::{self, Filter};
@@ -38,6 +38,7 @@ pub struct Parts {
     pub(super) process: Option<ProcessPlan>,
     pub(super) seccomp: Option<Filter>,
     pub(super) limits: Vec<Setting>,
+    pub(super) devices: Vec<DeviceRule>,
 }
 
 impl Parts {
@@ -48,6 +49,7 @@ impl Parts {
             Some(profile) => Some(seccomp::compile(profile).map_err(oci::SpecError::from)?),
             None => None,
         };
+        let resources = spec.linux.resources.clone().unwrap_or_default();
         Ok(Self {
             namespaces: oci::namespaces(&spec)?,
             container: oci::container_plan(&spec, rootfs)?,
@@ -57,10 +59,8 @@ impl Parts {
                 .map(|process| oci::process_plan(process, None))
                 .transpose()?,
             seccomp,
-            limits: match &spec.linux.resources {
-                Some(resources) => cgroup::settings(resources)?,
-                None => Vec::new(),
-            },
+            limits: cgroup::settings(&resources)?,
+            devices: cgroup::device_rules(&resources.devices)?,
         })
     }
 }

@@ -221,7 +221,6 @@ fn device(device: &Device) -> Result<DevicePlan, SpecError> {
                 "block devices of the host are",
             ));
         }
-        DeviceType::All => return Err(SpecError::invalid(field, "type \"a\" is not a device")),
     };
     let number = |what: &str, value: i64| {
         u32::try_from(value).map_err(|_| {

@@ -26,7 +26,7 @@ use thiserror::Error;
 pub use container::{Namespaces, container_plan, namespaces};
 pub use process::process_plan;
 pub use spec::{
-    BlockIo, Cpu, DeviceType, HugepageLimit, Memory, Pids, Process, Resources, Seccomp, Spec,
+    BlockIo, Cpu, DeviceRule, HugepageLimit, Memory, Pids, Process, Resources, Seccomp, Spec,
     SyscallArg, SyscallRule,
 };
 

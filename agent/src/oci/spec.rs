@@ -191,12 +191,9 @@ pub(super) struct Device {
     pub(super) gid: Option<u32>,
 }
 
-/// `linux.devices[].type` and that of a device rule.
+/// `linux.devices[].type`.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
-pub enum DeviceType {
-    /// Every kind; only in rules.
-    #[serde(rename = "a")]
-    All,
+pub(super) enum DeviceType {
     /// Block device.
     #[serde(rename = "b")]
     Block,
@@ -252,6 +249,8 @@ pub struct SyscallArg {
 #[serde(rename_all = "camelCase", default)]
 #[allow(missing_docs, reason = "named by the specification")]
 pub struct Resources {
+    #[serde(deserialize_with = "nullable")]
+    pub devices: Vec<DeviceRule>,
     pub memory: Option<Memory>,
     pub cpu: Option<Cpu>,
     pub pids: Option<Pids>,
@@ -264,6 +263,20 @@ pub struct Resources {
     pub rdma: BTreeMap<String, Value>,
     #[serde(deserialize_with = "nullable")]
     pub unified: BTreeMap<String, String>,
+}
+
+/// `linux.resources.devices[]`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs, reason = "named by the specification")]
+pub struct DeviceRule {
+    pub allow: bool,
+    #[serde(rename = "type", deserialize_with = "nullable")]
+    pub kind: String,
+    pub major: Option<i64>,
+    pub minor: Option<i64>,
+    #[serde(deserialize_with = "nullable")]
+    pub access: String,
 }
 
 /// `linux.resources.memory`. The kernel and TCP limits of cgroup v1 have no counterpart and are not read.

@@ -225,3 +225,21 @@ async fn containers_of_a_pod_share_what_they_are_told_to() {
     world.delete("pause").await.unwrap();
     world.assert_clean();
 }
+
+#[tokio::test]
+async fn devices_of_the_machine_cannot_be_used_through_a_node_of_ones_own() {
+    let world = world!();
+    // 7:0 is the first loop device, 1:11 the kernel's log.
+    let script = "rm -f /tmp/disk /tmp/log; mknod /tmp/disk b 7 0; echo $?; head -c 1 /tmp/disk; echo $?; mknod /tmp/log c 1 11; echo x > /tmp/log; echo $?; head -c 1 /dev/urandom | wc -c";
+    let output = world.sh(script).await;
+    assert_eq!(output.stdout, "0\n1\n1\n1\n", "{output:?}");
+    assert_eq!(
+        output.stderr.matches("Operation not permitted").count(),
+        2,
+        "{output:?}"
+    );
+    let mut spec = spec(shell(script));
+    spec["linux"]["resources"]["devices"] = json!([{"allow": true, "access": "rwm"}]);
+    let output = world.run(&spec).await.unwrap();
+    assert_eq!(output.stderr, "", "{output:?}");
+}

@@ -106,7 +106,10 @@ impl World {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("slots")).unwrap();
         let socket = dir.path().join("agent.sock");
-        let agent = Command::new(env!("CARGO_BIN_EXE_cube-agent"))
+        // CUBE_AGENT: another build of it, such as the one in a guest image.
+        let program = std::env::var_os("CUBE_AGENT");
+        let program = program.unwrap_or_else(|| env!("CARGO_BIN_EXE_cube-agent").into());
+        let agent = Command::new(program)
             .arg("serve")
             .arg("--listen")
             .arg(format!("unix:{}", socket.display()))
