@@ -37,7 +37,7 @@ mod tests;
 
 use logger::Logger;
 use sink::Sink;
-use source::{Keeper, Source};
+use source::Keeper;
 use target::Target;
 
 /// Longest wait of a Delete for output that nobody takes: as long as containerd 2.3's own shim.
@@ -110,9 +110,9 @@ pub enum StdioError {
     },
 }
 
-/// The streams' outer ends, open and ready: nothing can go wrong with them any more.
+/// The streams' outer ends: the outputs open and ready, the input known to be there.
 pub struct Opened {
-    stdin: Option<(Source, Keeper)>,
+    stdin: Option<PathBuf>,
     stdout: Option<Sink>,
     stderr: Option<Sink>,
     logger: Option<Logger>,
@@ -130,11 +130,11 @@ pub struct Streams {
 }
 
 impl Stdio {
-    /// Opens every target. With `stdin_closed`, CloseIO came before the process did.
-    pub async fn open(&self, owner: Owner<'_>, stdin_closed: bool) -> Result<Opened, StdioError> {
+    /// Opens the outputs. Nothing of a good target can go wrong after this.
+    pub async fn open(&self, owner: Owner<'_>) -> Result<Opened, StdioError> {
         let stdin = match self.stdin.as_str() {
             "" => None,
-            path => Some(source::open(path.into(), stdin_closed)?),
+            path => Some(source::find(path.into())?),
         };
         let target = Target::parse(&self.stdout)?;
         if let Target::Logger(spec) = target {
@@ -180,15 +180,17 @@ impl Opened {
                 outputs.push(tokio::spawn(pump::output(stream, sink, end_seen.clone())));
             }
         }
-        let (mut keeper, mut input) = (None, None);
-        if let (Some((source, own_end)), Some(stream)) = (self.stdin, inner.stdin) {
-            keeper = Some(own_end);
-            input = Some(tokio::spawn(pump::input(source, stream)).abort_handle());
-        }
+        let input = match (self.stdin, inner.stdin) {
+            (Some(path), Some(stream)) => Input::Waiting {
+                path,
+                stream,
+                closed: false,
+            },
+            _ => Input::Over,
+        };
         ProcessIo {
             ended,
-            keeper: Mutex::new(keeper),
-            input,
+            input: Mutex::new(input),
             outputs: Mutex::new(outputs),
             logger: Mutex::new(self.logger),
         }
@@ -198,24 +200,68 @@ impl Opened {
 /// The moving streams of one process.
 pub struct ProcessIo {
     ended: watch::Sender<bool>,
-    keeper: Mutex<Option<Keeper>>,
-    input: Option<AbortHandle>,
+    input: Mutex<Input>,
     outputs: Mutex<Vec<JoinHandle<()>>>,
     logger: Mutex<Option<Logger>>,
 }
 
+/// Standard input. It is not opened before Start: a client whose input is short reaches its end as soon
+/// as somebody opens the other side, and only then learns that its task was created. `ctr` can ask for
+/// CloseIO only after that, and asks once.
+enum Input {
+    Waiting {
+        path: PathBuf,
+        stream: UnixStream,
+        /// CloseIO came already.
+        closed: bool,
+    },
+    Flowing {
+        /// Our own write end, until CloseIO.
+        keeper: Option<Keeper>,
+        pump: AbortHandle,
+    },
+    Over,
+}
+
 impl ProcessIo {
+    /// Lets input flow. For a process that is about to run; once.
+    pub fn start_input(&self) -> Result<(), StdioError> {
+        let mut input = lock(&self.input);
+        match std::mem::replace(&mut *input, Input::Over) {
+            Input::Waiting {
+                path,
+                stream,
+                closed,
+            } => {
+                let (source, keeper) = source::open(path)?;
+                let pump = tokio::spawn(pump::input(source, stream)).abort_handle();
+                let keeper = Some(keeper).filter(|_| !closed);
+                *input = Input::Flowing { keeper, pump };
+            }
+            other => *input = other,
+        }
+        Ok(())
+    }
+
     /// CloseIO: the process reads the end once every client has closed its end too. Twice is once.
     pub fn close_stdin(&self) {
-        drop(take(&self.keeper));
+        match &mut *lock(&self.input) {
+            Input::Waiting { closed, .. } => *closed = true,
+            Input::Flowing { keeper, .. } => *keeper = None,
+            Input::Over => {}
+        }
     }
 
     /// The process has ended: no more input, and output only as long as it comes.
     pub fn process_ended(&self) {
         self.ended.send_replace(true);
-        self.close_stdin();
-        if let Some(input) = &self.input {
-            input.abort();
+        self.end_input();
+    }
+
+    fn end_input(&self) {
+        let input = std::mem::replace(&mut *lock(&self.input), Input::Over);
+        if let Input::Flowing { pump, .. } = input {
+            pump.abort();
         }
     }
 
@@ -234,7 +280,7 @@ impl ProcessIo {
                 tracing::warn!(?limit, "output that no client took is dropped");
             }
         }
-        let logger = take(&self.logger);
+        let logger = lock(&self.logger).take();
         if let Some(logger) = logger {
             logger.finish().await;
         }
@@ -243,17 +289,11 @@ impl ProcessIo {
 
 impl Drop for ProcessIo {
     fn drop(&mut self) {
-        if let Some(input) = &self.input {
-            input.abort();
-        }
+        self.end_input();
         for output in lock(&self.outputs).drain(..) {
             output.abort();
         }
     }
-}
-
-fn take<T>(slot: &Mutex<Option<T>>) -> Option<T> {
-    lock(slot).take()
 }
 
 /// A panic under one of these locks leaves whole values behind, so a poisoned lock is as good.

@@ -24,25 +24,39 @@ pub struct Keeper {
     _write: Option<pipe::Sender>,
 }
 
-/// Opens standard input, without our own write end if CloseIO came first.
-pub fn open(path: PathBuf, closed: bool) -> Result<(Source, Keeper), StdioError> {
-    open_path(&path, closed).map_err(|source| StdioError::Open {
+/// Whether there is something to open, now that it can still be said to whoever named it.
+pub fn find(path: PathBuf) -> Result<PathBuf, StdioError> {
+    match fs::metadata(&path) {
+        Ok(_) => Ok(path),
+        Err(source) => Err(failed(path, source)),
+    }
+}
+
+/// Opens standard input.
+pub fn open(path: PathBuf) -> Result<(Source, Keeper), StdioError> {
+    open_path(&path).map_err(|source| failed(path, source))
+}
+
+fn failed(path: PathBuf, source: io::Error) -> StdioError {
+    StdioError::Open {
         stream: "stdin",
         path,
         source,
-    })
+    }
 }
 
-fn open_path(path: &Path, closed: bool) -> io::Result<(Source, Keeper)> {
+/// A fifo that never had a writer does not report its end: the keeper is there even if it goes at once.
+fn open_path(path: &Path) -> io::Result<(Source, Keeper)> {
     if !fs::metadata(path)?.file_type().is_fifo() {
         let file = tokio::fs::File::from_std(File::open(path)?);
         return Ok((Source::File(file), Keeper { _write: None }));
     }
     let receiver = pipe::OpenOptions::new().open_receiver(path)?;
-    // Opened even if it is not kept: a fifo that had no writer yet does not report its end.
     let write = pipe::OpenOptions::new().open_sender(path)?;
-    let write = (!closed).then_some(write);
-    Ok((Source::Fifo(receiver), Keeper { _write: write }))
+    let keeper = Keeper {
+        _write: Some(write),
+    };
+    Ok((Source::Fifo(receiver), keeper))
 }
 
 impl Source {

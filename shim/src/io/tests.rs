@@ -78,9 +78,11 @@ impl Fixture {
     }
 
     async fn attach(&self) -> (ProcessIo, Guest) {
-        let opened = self.stdio.open(OWNER, false).await.unwrap();
+        let opened = self.stdio.open(OWNER).await.unwrap();
         let (near, guest) = streams();
-        (opened.attach(near), guest)
+        let io = opened.attach(near);
+        io.start_input().unwrap();
+        (io, guest)
     }
 
     /// A client that reads a fifo to its end, like containerd's: it opens when it gets to it.
@@ -224,6 +226,33 @@ async fn input_ends_only_after_close_io_and_the_last_client() {
     assert_eq!(end.unwrap(), 0);
 }
 
+/// Otherwise `echo x | ctr run ... cat` never ends: ctr reaches the end of its input before it has a task
+/// for which it could ask for CloseIO.
+#[tokio::test]
+async fn no_client_gets_through_before_start() {
+    let fixture = Fixture::fifos();
+    let opened = fixture.stdio.open(OWNER).await.unwrap();
+    let (near, mut guest) = streams();
+    let io = opened.attach(near);
+    let path = fixture.path("in");
+    let client = spawn_blocking(move || OpenOptions::new().write(true).open(path).unwrap());
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(!client.is_finished());
+    io.start_input().unwrap();
+    timeout(SOON, client)
+        .await
+        .unwrap()
+        .unwrap()
+        .write_all(b"x")
+        .unwrap();
+    let mut byte = [0];
+    timeout(SOON, guest.stdin.read_exact(&mut byte))
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(&byte, b"x");
+}
+
 #[tokio::test]
 async fn a_large_input_arrives_whole() {
     let fixture = Fixture::fifos();
@@ -247,16 +276,18 @@ async fn a_large_input_arrives_whole() {
 #[tokio::test]
 async fn close_io_before_the_process_ends_its_input_at_once() {
     let fixture = Fixture::fifos();
-    let opened = fixture.stdio.open(OWNER, true).await.unwrap();
+    let opened = fixture.stdio.open(OWNER).await.unwrap();
     let (near, mut guest) = streams();
-    let _io = opened.attach(near);
+    let io = opened.attach(near);
+    io.close_stdin();
+    io.start_input().unwrap();
     let end = timeout(SOON, guest.stdin.read(&mut [0])).await.unwrap();
     assert_eq!(end.unwrap(), 0);
 }
 
 #[tokio::test]
 async fn null_everywhere_wants_no_streams() {
-    let opened = Stdio::default().open(OWNER, false).await.unwrap();
+    let opened = Stdio::default().open(OWNER).await.unwrap();
     assert_eq!(opened.wanted(), (false, false, false));
 }
 
@@ -264,7 +295,7 @@ async fn null_everywhere_wants_no_streams() {
 async fn a_terminal_has_no_error_stream() {
     let mut fixture = Fixture::fifos();
     fixture.stdio.terminal = true;
-    let opened = fixture.stdio.open(OWNER, false).await.unwrap();
+    let opened = fixture.stdio.open(OWNER).await.unwrap();
     assert_eq!(opened.wanted(), (true, true, false));
 }
 
@@ -324,7 +355,7 @@ async fn a_target_that_fails_does_not_stop_the_process() {
 async fn a_missing_target_is_named() {
     let mut fixture = Fixture::fifos();
     fixture.stdio.stdout = fixture.path("missing");
-    let error = fixture.stdio.open(OWNER, false).await.err().unwrap();
+    let error = fixture.stdio.open(OWNER).await.err().unwrap();
     let text = error.to_string();
     assert!(
         text.starts_with("stdout could not be connected to"),
@@ -366,7 +397,7 @@ async fn a_logger_that_ends_before_it_is_ready_is_an_error_in_version_2() {
     let mut fixture = Fixture::fifos();
     let program = script(fixture.dir.path(), "logger", "exit 1");
     fixture.stdio.stdout = format!("binary-v2://{program}");
-    let error = fixture.stdio.open(OWNER, false).await.err().unwrap();
+    let error = fixture.stdio.open(OWNER).await.err().unwrap();
     assert!(matches!(error, StdioError::LoggerGone { .. }), "{error}");
 }
 
@@ -374,7 +405,7 @@ async fn a_logger_that_ends_before_it_is_ready_is_an_error_in_version_2() {
 async fn a_logger_that_is_not_there_is_an_error() {
     let mut fixture = Fixture::fifos();
     fixture.stdio.stdout = format!("binary://{}", fixture.path("nothing"));
-    let error = fixture.stdio.open(OWNER, false).await.err().unwrap();
+    let error = fixture.stdio.open(OWNER).await.err().unwrap();
     assert!(matches!(error, StdioError::Logger { .. }), "{error}");
 }
 

@@ -71,8 +71,6 @@ pub struct Blueprint {
     pub stdio: Stdio,
     /// Its OCI process object.
     pub spec: Option<Vec<u8>>,
-    /// Whether its input is closed already.
-    pub stdin_closed: bool,
 }
 
 /// What State tells.
@@ -196,7 +194,6 @@ impl Container {
         self.entry(exec, |entry| Blueprint {
             stdio: entry.stdio.clone(),
             spec: entry.spec.clone(),
-            stdin_closed: entry.stdin_closed,
         })
     }
 

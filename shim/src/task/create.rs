@@ -39,7 +39,7 @@ impl Shim {
             terminal: request.terminal,
         };
         // Before the machine: it is quick, and the likeliest part of a request to be wrong.
-        let opened = stdio.open(self.owner(&request.id), false).await?;
+        let opened = stdio.open(self.owner(&request.id)).await?;
         let wishes = || Ok(SandboxSpec::from_oci(self.key(), &spec, self.config())?);
         let (machine, own) = self.machine(wishes).await?;
 

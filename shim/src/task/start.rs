@@ -62,22 +62,23 @@ impl Shim {
             Some(live) => live,
             None => self.set_up(container, exec).await?,
         };
-        if let Err(error) = live.process.start().await {
+        let started = match live.io.start_input() {
+            Ok(()) => live.process.start().await.map_err(TaskError::Start),
+            Err(error) => Err(error.into()),
+        };
+        if started.is_err() {
             // After a time-out it may run all the same; if it cannot be told so, it does not.
             live.process.signal(SIGKILL, false).await.ok();
             live.io.process_ended();
-            return Err(TaskError::Start(error));
         }
-        Ok(())
+        started
     }
 
     /// Brings a further process into the machine.
     async fn set_up(&self, container: &Arc<Container>, exec: &str) -> Result<Arc<Live>, TaskError> {
         let blueprint = container.blueprint(exec)?;
         let stdio = blueprint.stdio;
-        let opened = stdio
-            .open(self.owner(&container.id), blueprint.stdin_closed)
-            .await?;
+        let opened = stdio.open(self.owner(&container.id)).await?;
         let (stdin, stdout, stderr) = opened.wanted();
         let command = Command {
             exec_id: exec.to_owned(),
