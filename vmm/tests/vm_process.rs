@@ -5,6 +5,7 @@ mod machine;
 
 use std::fs::{self, File};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use cube_vmm::control::ControlError;
@@ -51,6 +52,8 @@ fn a_running_process_has_given_up_everything() {
     }
     assert_eq!(fs::read_dir(of("root/")).unwrap().count(), 0);
     assert_eq!(fs::read_link(of("cwd")).unwrap(), Path::new("/"));
+    // proc(5): these belong to root only while the process is not dumpable.
+    assert_eq!(fs::metadata(of("environ")).unwrap().uid(), 0);
     let limits = fs::read_to_string(of("limits")).unwrap();
     let core = limits.lines().find(|line| line.contains("core")).unwrap();
     assert!(
