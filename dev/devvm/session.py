@@ -98,7 +98,8 @@ class Session:
         except OSError:
             pass  # stdin is closed or not ours to read: the command sees the end of its input
         try:
-            port.shutdown(socket.SHUT_RDWR)
+            # One direction only: to the end of both, QEMU hangs up without reading what is under way.
+            port.shutdown(socket.SHUT_WR)
         except OSError:
             pass  # the machine is already gone
 
