@@ -15,6 +15,7 @@ mod bed;
 use std::time::Duration;
 
 use bed::{Bed, oci, process};
+use cube_runtime::spec::MIN_CONTAINER_MEMORY;
 use cube_runtime::{Command, Exit, Kind, Process, Sandbox, reap};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -225,6 +226,24 @@ async fn bad_input_is_one_clear_error(bed: &Bed, sandbox: &Sandbox) {
     }
 }
 
+/// The least memory limit that is accepted must be enough.
+async fn the_least_memory_is_enough(bed: &Bed, sandbox: &Sandbox) {
+    let mut spec = oci(&["sleep", "1000"]);
+    spec["linux"]["resources"] = json!({"memory": {"limit": MIN_CONTAINER_MEMORY}});
+    sandbox
+        .create_container(bed.container("c4", &spec))
+        .await
+        .unwrap();
+    let init = sandbox
+        .create_process("c4", Command::default())
+        .await
+        .unwrap();
+    init.start().await.unwrap();
+    let outcome = exec(sandbox, "c4", "least", &["true"]).await;
+    assert_eq!(outcome.exit.status, 0);
+    sandbox.delete_container("c4").await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn containers_run_in_a_machine_and_leave_nothing() {
     let _alone = ONE_AT_A_TIME.lock().await;
@@ -234,6 +253,7 @@ async fn containers_run_in_a_machine_and_leave_nothing() {
     the_vmm_is_where_the_spec_wants_it(&sandbox);
     first_light(&bed, &sandbox).await;
     ends_are_reported_as_runc_does(&bed, &sandbox).await;
+    the_least_memory_is_enough(&bed, &sandbox).await;
     bytes_pass_unchanged(&bed, &sandbox).await;
     bad_input_is_one_clear_error(&bed, &sandbox).await;
     sandbox.destroy().await.unwrap();
