@@ -56,18 +56,23 @@ impl GuestImage {
             .find(|path| path.exists())
             .unwrap_or_else(|| dir.join(KERNEL_NAMES[0]));
         let parts = [
-            (kernel_path, &manifest.kernel_sha256),
-            (dir.join("initramfs"), &manifest.initramfs_sha256),
+            ("kernel", kernel_path, &manifest.kernel_sha256),
+            (
+                "initramfs",
+                dir.join("initramfs"),
+                &manifest.initramfs_sha256,
+            ),
         ];
         let mut files = Vec::new();
         let mut identity = String::new();
-        for (path, digest) in &parts {
+        for (what, path, digest) in &parts {
             let open = || -> io::Result<(File, String)> {
                 let file = File::open(path)?;
                 let of_this = identity_of(&file, digest)?;
                 Ok((file, of_this))
             };
             let (file, of_this) = open().map_err(|source| ImageError::Open {
+                what,
                 path: path.clone(),
                 source,
             })?;
@@ -78,8 +83,8 @@ impl GuestImage {
         if fs::read_to_string(&stamp).is_ok_and(|checked| checked == identity) {
             tracing::trace!("the guest image was checked before");
         } else {
-            for (file, (path, digest)) in files.iter().zip(&parts) {
-                check_digest(file, path, digest)?;
+            for (file, (what, path, digest)) in files.iter().zip(&parts) {
+                check_digest(file, what, path, digest)?;
             }
             if let Err(error) = keep_stamp(&stamp, &identity) {
                 tracing::warn!(path = %stamp.display(), %error, "the guest image will be checked again next time");
@@ -97,6 +102,7 @@ impl GuestImage {
 
 fn read_manifest(path: &Path) -> Result<Manifest, ImageError> {
     let bytes = fs::read(path).map_err(|source| ImageError::Open {
+        what: "manifest",
         path: path.into(),
         source,
     })?;
@@ -122,8 +128,14 @@ fn identity_of(file: &File, digest: &str) -> io::Result<String> {
     ))
 }
 
-fn check_digest(mut file: &File, path: &Path, expected: &str) -> Result<(), ImageError> {
+fn check_digest(
+    mut file: &File,
+    what: &'static str,
+    path: &Path,
+    expected: &str,
+) -> Result<(), ImageError> {
     let open = |source| ImageError::Open {
+        what,
         path: path.into(),
         source,
     };
@@ -145,6 +157,7 @@ fn check_digest(mut file: &File, path: &Path, expected: &str) -> Result<(), Imag
         io::Seek::rewind(&mut file).map_err(open)
     } else {
         Err(ImageError::Damaged {
+            what,
             path: path.into(),
             found,
             expected: expected.into(),
@@ -165,15 +178,17 @@ fn keep_stamp(stamp: &Path, identity: &str) -> io::Result<()> {
 #[derive(Debug, Error)]
 pub enum ImageError {
     /// A file is missing or unreadable.
-    #[error("the guest image's {} could not be read", path.display())]
+    #[error("the guest's {what} {} could not be read", path.display())]
     Open {
+        /// Which part.
+        what: &'static str,
         /// The file.
         path: PathBuf,
         /// Why.
         source: io::Error,
     },
     /// The manifest is not one.
-    #[error("the guest image's {} is not a manifest", path.display())]
+    #[error("the guest's manifest {} is none", path.display())]
     Manifest {
         /// The file.
         path: PathBuf,
@@ -182,10 +197,12 @@ pub enum ImageError {
     },
     /// A file is not the one that was built.
     #[error(
-        "the guest image's {} is damaged: its sha256 is {found}, the manifest says {expected}",
+        "the guest's {what} {} is damaged: its sha256 is {found}, the manifest says {expected}",
         path.display()
     )]
     Damaged {
+        /// Which part.
+        what: &'static str,
         /// The file.
         path: PathBuf,
         /// Its digest.

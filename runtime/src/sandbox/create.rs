@@ -8,6 +8,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -29,6 +30,10 @@ use crate::vmm::{self, Traces, Vmm, VmmError};
 
 /// How long a machine may outlive its agent's connection: a guest that powers off closes it first.
 const END_AFTER_AGENT: Duration = Duration::from_secs(5);
+
+/// `MISC_MAJOR` and `KVM_MINOR` of linux/major.h and linux/miscdevice.h.
+const MISC_MAJOR: u32 = 10;
+const KVM_MINOR: u32 = 232;
 
 /// Spawns a VMM, boots the guest and claims it.
 pub(super) async fn create(
@@ -78,7 +83,6 @@ fn open_files(
     dir: &SandboxDir,
     spec: &SandboxSpec,
 ) -> Result<BootFiles, CreateError> {
-    let kvm = OpenOptions::new().read(true).write(true).open("/dev/kvm");
     let netns = spec.netns.as_ref().map(|path| {
         File::open(path).map_err(|source| CreateError::Netns {
             path: path.clone(),
@@ -86,13 +90,22 @@ fn open_files(
         })
     });
     Ok(BootFiles {
-        kvm: kvm.map_err(CreateError::Kvm)?.into(),
+        kvm: open_kvm().map_err(CreateError::Kvm)?.into(),
         kernel: image.kernel,
         initramfs: image.initramfs,
         vsock: dir.bind_vsock().map_err(CreateError::Layout)?.into(),
         serial: dir.serial_log().map_err(CreateError::Layout)?.into(),
         netns: netns.transpose()?.map(Into::into),
     })
+}
+
+fn open_kvm() -> io::Result<File> {
+    let file = OpenOptions::new().read(true).write(true).open("/dev/kvm")?;
+    // Something else in its place (containers are given /dev/null so) would fail later and less clearly.
+    if file.metadata()?.rdev() != rustix::fs::makedev(MISC_MAJOR, KVM_MINOR) {
+        return Err(io::Error::other("it is not the KVM device"));
+    }
+    Ok(file)
 }
 
 /// Starts the VMM where it belongs, before it takes any memory, and writes down who it is.
