@@ -41,7 +41,7 @@ fn main() -> io::Result<()> {
     let mut cube = Bed::start(SERIES, Runtime::Cube, "cube");
     let mut runc = Bed::start(SERIES, Runtime::Runc, "runc");
     let traced = Settings {
-        more: "trace = true".into(),
+        more: "trace = true",
         ..Settings::default()
     };
     let costs = cube.with_settings(&traced, |cube| {

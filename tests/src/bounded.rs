@@ -11,8 +11,9 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process_group};
 
-/// Long enough for any one step where everything is emulated, short enough for a hang to be noticed.
-pub const STEP_LIMIT: Duration = Duration::from_secs(120);
+/// Long enough for any one step where everything is emulated and the host is busy besides, short
+/// enough for a hang to be noticed.
+pub const STEP_LIMIT: Duration = Duration::from_secs(240);
 const POLL: Duration = Duration::from_millis(50);
 
 /// A program to be run to its end.

@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
+
 use crate::ctr::NAMESPACE;
 
 /// Programs that belong to one container. The kernel cuts names at 15 bytes.
@@ -61,6 +63,19 @@ pub fn remaining(before: &View, files: &[(PathBuf, usize)]) -> Vec<String> {
             return left;
         }
         thread::sleep(POLL);
+    }
+}
+
+/// Kills those of the leftovers that are processes.
+pub fn end_processes(left: &[String]) {
+    for line in left {
+        let mut words = line.split(' ');
+        let pid = (words.next() == Some("process"))
+            .then(|| words.next()?.parse().ok())
+            .flatten();
+        if let Some(pid) = pid.and_then(Pid::from_raw) {
+            kill_process(pid, Signal::KILL).ok(); // it may have ended by now
+        }
     }
 }
 

@@ -18,9 +18,10 @@ use std::time::Duration;
 
 pub use runtime::{Runtime, Settings};
 
+use crate::bounded::{STEP_LIMIT, eventually};
 use crate::ctr::BUSYBOX;
 use crate::daemon::Daemon;
-use crate::series::{Series, image_archive, our_programs};
+use crate::series::{Series, guest_image, image_archive, our_programs};
 
 const STATE: &str = "/var/lib/cube/e2e";
 /// Short, because socket paths are.
@@ -73,6 +74,9 @@ impl Bed {
             fs::create_dir_all(dir)
                 .unwrap_or_else(|error| panic!("cannot make {}: {error}", dir.display()));
         }
+        if runtime == Runtime::Cube {
+            copy_image(&bed.image());
+        }
         bed.write(
             "containerd.toml",
             &runtime::containerd_config(&bed.state, &bed.run),
@@ -106,7 +110,8 @@ impl Bed {
 
     fn set(&self, settings: &Settings) {
         let Settings { image, more } = settings;
-        let (image, run) = (image.display(), self.sandboxes_parent());
+        let (own, run) = (self.image(), self.sandboxes_parent());
+        let image = image.as_ref().unwrap_or(&own).display();
         self.write(
             "config.toml",
             &format!("image = \"{image}\"\nrun = \"{}\"\n{more}\n", run.display()),
@@ -132,6 +137,7 @@ impl Bed {
     pub fn restart_snapshotter(&mut self, end: End) {
         finish(self.snapshotter.take(), end);
         self.start_snapshotter();
+        self.await_snapshotter(self.runtime.snapshotter());
     }
 
     /// Imports an image archive for a snapshotter, once.
@@ -158,7 +164,9 @@ impl Bed {
     /// A snapshotter of its own on a directory of the caller's choice, under the plugin name [`SMALL`].
     #[track_caller]
     pub fn small_snapshotter(&self, root: &Path) -> Daemon {
-        self.snapshotter_on(root, &self.run.join("small.sock"), "small.log")
+        let daemon = self.snapshotter_on(root, &self.run.join("small.sock"), "small.log");
+        self.await_snapshotter(SMALL);
+        daemon
     }
 
     /// The container that is started once and lives while the bed does, for tests that change nothing in it.
@@ -191,6 +199,11 @@ impl Bed {
     /// A directory on the bed's disk for one test.
     pub fn scratch(&self, name: &str) -> PathBuf {
         self.state.join(name)
+    }
+
+    /// The guest image of this bed: a copy, so that a new build does not change it under a running test.
+    pub fn image(&self) -> PathBuf {
+        self.state.join("image")
     }
 
     /// containerd's socket.
@@ -238,6 +251,15 @@ impl Bed {
         })
     }
 
+    /// containerd tries again to reach a snapshotter only after a pause that grows.
+    #[track_caller]
+    fn await_snapshotter(&self, name: &str) {
+        let list = ["snapshot", "--snapshotter", name, "ls"];
+        eventually(&format!("answer of {name}"), STEP_LIMIT, || {
+            self.ctr(&list).run().code() == 0
+        });
+    }
+
     #[track_caller]
     fn start_containerd(&mut self) {
         let mut command = Command::new(self.series.programs().join("containerd"));
@@ -265,6 +287,17 @@ impl Drop for Bed {
         for dir in [&self.state, &self.run] {
             fs::remove_dir_all(dir).ok(); // a mount that a failed test left keeps it; it goes with our mount namespace
         }
+    }
+}
+
+#[track_caller]
+fn copy_image(target: &Path) {
+    fs::create_dir(target).expect("the bed has a directory");
+    for entry in fs::read_dir(guest_image())
+        .expect("there is an image")
+        .flatten()
+    {
+        fs::copy(entry.path(), target.join(entry.file_name())).expect("an image is three files");
     }
 }
 

@@ -5,7 +5,6 @@ use std::env;
 use std::path::{Path, PathBuf};
 
 use super::SMALL;
-use crate::series::guest_image;
 
 /// The runtime under test.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,21 +45,12 @@ impl Runtime {
 }
 
 /// What our shim's configuration file says in a test.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Settings {
-    /// Directory of the guest image.
-    pub image: PathBuf,
-    /// Lines beside it.
-    pub more: String,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            image: guest_image(),
-            more: String::new(),
-        }
-    }
+    /// Directory of another guest image than the bed's.
+    pub image: Option<PathBuf>,
+    /// More lines.
+    pub more: &'static str,
 }
 
 /// containerd's configuration. Version 2 of the format is understood from 1.6 to 2.x.

@@ -21,7 +21,7 @@ use tally::Tally;
 
 use crate::bed::{Bed, Runtime};
 use crate::host;
-use crate::leftovers::{View, remaining};
+use crate::leftovers::{View, end_processes, remaining};
 use crate::series::Series;
 
 /// What a panic said, left here by the hook for the runner to print.
@@ -139,6 +139,7 @@ fn run_on(series: Series, runtime: Runtime, planned: &[&Planned], tally: &mut Ta
 
 fn run_one(tally: &mut Tally, bed: &mut Bed, name: &str, case: Case) {
     let begun = Instant::now();
+    let mut before = View::take(&bed.watched());
     let outcome = catch_unwind(AssertUnwindSafe(|| {
         if case.needs_resident {
             bed.resident();
@@ -146,10 +147,9 @@ fn run_one(tally: &mut Tally, bed: &mut Bed, name: &str, case: Case) {
         if let Some(image) = case.image {
             bed.import(image, bed.runtime.snapshotter());
         }
-        let files = bed.watched();
-        let before = View::take(&files);
+        before = View::take(&bed.watched());
         (case.run)(bed);
-        let left = remaining(&before, &files);
+        let left = remaining(&before, &bed.watched());
         assert!(left.is_empty(), "left behind:\n  {}", left.join("\n  "));
     }));
     if outcome.is_ok() {
@@ -157,11 +157,24 @@ fn run_one(tally: &mut Tally, bed: &mut Bed, name: &str, case: Case) {
     }
     let said = format!("{}\n{}", take_panic(), bed.logs());
     say(&tally.fail(name, begun.elapsed(), &said));
+    clean_up(bed, &before);
+}
+
+/// So that the next case starts afresh; what will not go is told, because it may be why the next one fails too.
+fn clean_up(bed: &mut Bed, before: &View) {
     if catch_unwind(AssertUnwindSafe(|| bed.sweep())).is_err() {
         say(&format!(
             "cleaning up after it failed too: {}",
             take_panic()
         ));
+    }
+    let left = remaining(before, &bed.watched());
+    if !left.is_empty() {
+        say(&format!(
+            "still there after cleaning up:\n  {}",
+            left.join("\n  ")
+        ));
+        end_processes(&left);
     }
 }
 

@@ -12,7 +12,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use cube_tests::bed::{Bed, SMALL, Settings};
 use cube_tests::bounded::Program;
 use cube_tests::ctr::BUSYBOX;
-use cube_tests::series::{guest_image, image_archive};
+use cube_tests::series::image_archive;
 use cube_tests::suite::{Case, case};
 
 use crate::MAIN;
@@ -204,7 +204,7 @@ fn broken_image(bed: &Bed) -> PathBuf {
     let image = bed.scratch("broken-image");
     fs::remove_dir_all(&image).ok(); // of the case before
     fs::create_dir(&image).expect("the bed has a directory");
-    for entry in fs::read_dir(guest_image())
+    for entry in fs::read_dir(bed.image())
         .expect("there is an image")
         .flatten()
     {
@@ -215,7 +215,7 @@ fn broken_image(bed: &Bed) -> PathBuf {
 
 fn refuse_image(bed: &mut Bed, image: PathBuf, words: &[&str]) {
     let settings = Settings {
-        image,
+        image: Some(image),
         ..Settings::default()
     };
     bed.with_settings(&settings, |bed| refuse(bed, &[], &["true"], words));

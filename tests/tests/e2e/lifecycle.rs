@@ -6,7 +6,7 @@ use std::fs;
 use cube_tests::bed::{Bed, End, Settings};
 use cube_tests::ctr::BUSYBOX;
 use cube_tests::events::Events;
-use cube_tests::series::{Series, guest_image};
+use cube_tests::series::Series;
 use cube_tests::suite::{Case, case};
 
 pub const CASES: &[Case] = &[
@@ -28,7 +28,7 @@ pub const CASES: &[Case] = &[
 ];
 
 fn own_kernel(bed: &mut Bed) {
-    let manifest = fs::read(guest_image().join("manifest.json")).expect("the image has a manifest");
+    let manifest = fs::read(bed.image().join("manifest.json")).expect("the image has a manifest");
     let manifest: serde_json::Value = serde_json::from_slice(&manifest).expect("it is JSON");
     let boot_id = "/proc/sys/kernel/random/boot_id";
     let said = bed
@@ -148,7 +148,7 @@ fn containerd_crash(bed: &mut Bed) {
 
 fn task_v3(bed: &mut Bed) {
     let settings = Settings {
-        more: "task_v3 = true".into(),
+        more: "task_v3 = true",
         ..Settings::default()
     };
     bed.with_settings(&settings, |bed| {
