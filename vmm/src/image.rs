@@ -15,6 +15,8 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryError};
 /// which never shrinks, does not grow for it.
 const PIECE_BYTES: usize = crate::control::MAX_PACKET;
 
+const PAGE_BYTES: usize = 4096;
+
 /// Why an image cannot be read or placed.
 #[derive(Debug, Error)]
 pub enum ImageError {
@@ -84,28 +86,39 @@ impl Image {
             })
     }
 
-    /// Copies everything from the position `offset` on into guest memory.
-    pub fn copy_from(
+    /// Copies `length` bytes from the position `offset` on into fresh guest memory. Pages of
+    /// zeroes stay untouched: that is what they are already, and so they cost nothing.
+    pub fn copy(
         &self,
-        mut offset: u64,
+        offset: u64,
+        length: u64,
         memory: &GuestMemory,
-        mut address: u64,
+        address: u64,
     ) -> Result<(), ImageError> {
         let mut buffer = vec![0; PIECE_BYTES];
-        while let left @ 1.. = self.length.saturating_sub(offset) {
+        let mut done = 0;
+        while let left @ 1.. = length.saturating_sub(done) {
             let bytes = usize::try_from(left).map_or(PIECE_BYTES, |left| left.min(PIECE_BYTES));
             let piece = &mut buffer[..bytes];
-            self.read(piece, offset)?;
-            memory
-                .write_slice(piece, GuestAddress(address))
-                .map_err(|source| ImageError::Place {
-                    address,
-                    bytes,
-                    source,
-                })?;
-            offset += bytes as u64;
-            address += bytes as u64;
+            self.read(piece, offset + done)?;
+            for page in piece.chunks(PAGE_BYTES) {
+                place(memory, address + done, page)?;
+                done += page.len() as u64;
+            }
         }
         Ok(())
     }
+}
+
+fn place(memory: &GuestMemory, address: u64, page: &[u8]) -> Result<(), ImageError> {
+    if page.iter().all(|byte| *byte == 0) {
+        return Ok(());
+    }
+    memory
+        .write_slice(page, GuestAddress(address))
+        .map_err(|source| ImageError::Place {
+            address,
+            bytes: page.len(),
+            source,
+        })
 }

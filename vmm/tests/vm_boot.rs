@@ -34,6 +34,23 @@ fn a_stock_kernel_reaches_user_space_with_all_processors_and_powers_off() {
 }
 
 #[test]
+fn an_unpacked_kernel_boots_too() {
+    let (true, Some(kernel)) = (host_runs_guests(), stock_kernel()) else {
+        return;
+    };
+    let kernel = kernel.with_file_name("vmlinux");
+    if !kernel.exists() {
+        println!("skipped: there is no {}", kernel.display());
+        return;
+    }
+    let begun = Instant::now();
+    let mut machine = Machine::run(Guest::script(kernel, "echo user space > /dev/console"));
+    machine.wait_for_serial("user space");
+    println!("in user space after {:?}", begun.elapsed());
+    assert_eq!(machine.wait(), ExitReason::Stopped);
+}
+
+#[test]
 fn the_least_memory_is_enough_for_user_space() {
     let (true, Some(kernel)) = (host_runs_guests(), stock_kernel()) else {
         return;

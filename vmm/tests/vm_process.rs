@@ -104,8 +104,9 @@ fn what_cannot_boot_is_named_and_ends_the_process() {
         "the guest kernel is unfit: the kernel is cut off: it has 3000 bytes of 5120",
     );
     check(
-        with_kernel(file_of(&[&b"\x7fELF"[..], &whole].concat())),
-        "the guest kernel is unfit: the kernel is not an x86 bzImage but an ELF file (a vmlinux?)",
+        with_kernel(file_of(&[&b"070701"[..], &whole].concat())),
+        "the guest kernel is unfit: the kernel is not an x86 bzImage or vmlinux but a cpio archive \
+         (an initramfs?)",
     );
     check(
         with_kernel(File::open("/dev/zero").unwrap().into()),

@@ -26,8 +26,9 @@ use crate::vcpu::{Exit, RunError, Vcpu, VcpuError};
 use crate::vm::{Vm, VmError};
 
 /// The guest may not run longer than this in total, whatever the host does with it. Emulated
-/// hosts that are good enough to develop on need 3 ms, hardware well under one.
-const DEADLINE: Duration = Duration::from_millis(250);
+/// hosts that are good enough to develop on need 3 ms, hardware well under one, PVM 10; the
+/// rest is for hosts that are busy, and only one where a guest never ends waits for it.
+const DEADLINE: Duration = Duration::from_secs(2);
 
 /// Two instructions a turn. The short count is for hosts so slow that the long one would
 /// take a second, the long one for those so fast that leaving the guest takes longer.
@@ -114,7 +115,7 @@ pub enum ProbeError {
         exit: String,
     },
     /// The deadline passed.
-    #[error("the test guest did not end within {} ms", DEADLINE.as_millis())]
+    #[error("the test guest did not end within {} s", DEADLINE.as_secs())]
     Deadline,
 }
 
@@ -250,6 +251,6 @@ mod tests {
         let begun = Instant::now();
         let result = measure(device.into());
         println!("{result:?} after {:?}", begun.elapsed());
-        assert!(begun.elapsed() < DEADLINE * 4, "{:?}", begun.elapsed());
+        assert!(begun.elapsed() < DEADLINE * 2, "{:?}", begun.elapsed());
     }
 }

@@ -34,7 +34,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 pub const UID: u32 = 61_234;
 
 /// Longest that anything here takes in the development VM, many times over.
-pub const PATIENCE: Duration = Duration::from_secs(90);
+pub const PATIENCE: Duration = Duration::from_secs(180);
 
 /// Whether this host can run guests. If not, says so in one line, or fails if it must.
 pub fn host_runs_guests() -> bool {
