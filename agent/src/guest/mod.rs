@@ -90,6 +90,7 @@ impl Machine {
 /// Makes a freshly booted kernel a place for containers.
 pub fn boot() -> Result<Layout, BootError> {
     mounts::make()?;
+    hasten_grace_periods();
     raise_limits();
     modules::load_boot_modules()?;
     network::loopback_up().map_err(|error| BootError::Loopback(error.into()))?;
@@ -101,6 +102,15 @@ pub fn boot() -> Result<Layout, BootError> {
         cgroup,
         slots: Slots::Serial,
     })
+}
+
+/// Modules, mounts, namespaces and cgroups wait for grace periods of the kernel's RCU, each some ticks long.
+/// Expedited ones interrupt the other processors instead, of which there are few here
+/// (kernel Documentation/ABI/testing/sysfs-kernel-rcu, `rcu_expedited`).
+fn hasten_grace_periods() {
+    if let Err(error) = std::fs::write("/sys/kernel/rcu_expedited", "1") {
+        tracing::warn!(%error, "grace periods stay as slow as they are");
+    }
 }
 
 fn raise_limits() {
