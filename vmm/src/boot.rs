@@ -16,7 +16,7 @@ use thiserror::Error;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryError};
 
 use crate::acpi;
-use crate::bus::{Bus, Overlap};
+use crate::bus::{Bus, Overlap, Registers};
 use crate::config::{BootConfig, Shape};
 use crate::control::{BootFiles, RunState};
 use crate::devices::{Devices, DevicesError};
@@ -149,28 +149,20 @@ fn make_buses(
     console: &Arc<Console>,
     ending: &Ending,
 ) -> Result<Buses, BootError> {
+    let devices_at_ports: [(u16, u16, Box<dyn Registers>); 4] = [
+        (
+            layout::SERIAL_PORT,
+            layout::SERIAL_PORTS,
+            Box::new(Arc::clone(console)),
+        ),
+        (layout::SLEEP_PORT, 2, Box::new(Sleep(ending.clone()))),
+        (layout::RESET_PORT, 1, Box::new(Reset(ending.clone()))),
+        (layout::KEYBOARD_PORT, 1, Box::new(Keyboard(ending.clone()))),
+    ];
     let mut ports = Bus::default();
-    let console = Box::new(Arc::clone(console));
-    ports.insert(
-        layout::SERIAL_PORT.into(),
-        layout::SERIAL_PORTS.into(),
-        console,
-    )?;
-    ports.insert(
-        layout::SLEEP_PORT.into(),
-        2,
-        Box::new(Sleep(ending.clone())),
-    )?;
-    ports.insert(
-        layout::RESET_PORT.into(),
-        1,
-        Box::new(Reset(ending.clone())),
-    )?;
-    ports.insert(
-        layout::KEYBOARD_PORT.into(),
-        1,
-        Box::new(Keyboard(ending.clone())),
-    )?;
+    for (first, count, device) in devices_at_ports {
+        ports.insert(first.into(), count.into(), device)?;
+    }
     let mut memory = Bus::default();
     devices.place(&mut memory)?;
     Ok(Buses { ports, memory })
