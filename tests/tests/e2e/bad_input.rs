@@ -196,7 +196,7 @@ fn kernel_truncated(bed: &mut Bed) {
     let whole = fs::read(&kernel).expect("the image has one");
     fs::remove_file(&kernel).expect("the copy has one");
     fs::write(&kernel, &whole[..whole.len() / 2]).expect("there is space");
-    refuse_image(bed, image, &["kernel"]);
+    refuse_image(bed, image, &["vmlinuz", "damaged"]);
 }
 
 /// A guest image of links to the real one, to be broken.

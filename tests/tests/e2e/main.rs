@@ -23,8 +23,10 @@ use std::process::ExitCode;
 use cube_tests::series::Series;
 use cube_tests::suite;
 
-/// The containerd for what does not depend on containerd.
+/// The containerds for what does not depend on containerd: two, because development VMs that share
+/// the work take a containerd each.
 const MAIN: Series = Series::V1_7;
+const ALSO_MAIN: Series = Series::V2_1;
 
 fn main() -> ExitCode {
     suite::main(&[
