@@ -188,40 +188,14 @@ fn of_kind(kind: Kind) -> Code {
 
 impl From<TaskError> for ttrpc::Error {
     fn from(error: TaskError) -> Self {
-        let mut text = cube_runtime::error::chain(&error);
-        if let Some(class) = class_word(error.code()) {
-            text = format!("{text}: {class}");
-        }
+        let text = cube_runtime::error::chain(&error);
         ttrpc::Error::RpcStatus(ttrpc::get_status(error.code(), text))
-    }
-}
-
-/// containerd's own word for a class, which runc's shim ends such texts with and people's scripts look for.
-/// Clients before 2.0 add it themselves where it is missing, later ones print the text as it is.
-fn class_word(code: Code) -> Option<&'static str> {
-    match code {
-        Code::NOT_FOUND => Some("not found"),
-        Code::ALREADY_EXISTS => Some("already exists"),
-        _ => None,
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_is_not_there_ends_with_containerds_word_for_it() {
-        let ttrpc::Error::RpcStatus(status) = TaskError::UnknownTask { id: "t".into() }.into()
-        else {
-            panic!("not a status");
-        };
-        assert_eq!(status.code(), Code::NOT_FOUND);
-        assert_eq!(
-            status.message(),
-            "there is no task \"t\" in this sandbox: not found"
-        );
-    }
 
     #[test]
     fn the_status_carries_the_whole_chain_once() {
