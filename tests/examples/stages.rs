@@ -188,7 +188,7 @@ fn sizes(out: &mut impl Write) -> io::Result<()> {
         "cube",
     ]
     .map(|name| our_programs().join(name));
-    let image = ["vmlinux", "initramfs"].map(|name| guest_image().join(name));
+    let image = ["vmlinuz", "initramfs"].map(|name| guest_image().join(name));
     for path in programs.iter().chain(&image) {
         let size = fs::metadata(path).map(|metadata| metadata.len() >> 10);
         let name = path.file_name().unwrap_or_default().to_string_lossy();

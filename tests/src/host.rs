@@ -27,7 +27,7 @@ pub fn why_no_machines() -> Option<String> {
     }
     let programs = ["containerd-shim-cube-v1", "cube-vmm", "cube-snapshotter"]
         .map(|name| our_programs().join(name));
-    let files = ["manifest.json", "initramfs"].map(|name| guest_image().join(name));
+    let files = ["vmlinuz", "initramfs"].map(|name| guest_image().join(name));
     let missing = programs.iter().chain(&files).find(|path| !path.exists())?;
     Some(format!(
         "{} is missing (make build image)",

@@ -186,17 +186,17 @@ impl Drop for Covered {
 
 fn kernel_missing(bed: &mut Bed) {
     let image = broken_image(bed);
-    fs::remove_file(image.join("vmlinux")).expect("the copy has one");
+    fs::remove_file(image.join("vmlinuz")).expect("the copy has one");
     refuse_image(bed, image, &["vmlinuz", "no such file"]);
 }
 
 fn kernel_truncated(bed: &mut Bed) {
     let image = broken_image(bed);
-    let kernel = image.join("vmlinux");
+    let kernel = image.join("vmlinuz");
     let whole = fs::read(&kernel).expect("the image has one");
     fs::remove_file(&kernel).expect("the copy has one");
     fs::write(&kernel, &whole[..whole.len() / 2]).expect("there is space");
-    refuse_image(bed, image, &["vmlinux", "damaged"]);
+    refuse_image(bed, image, &["vmlinuz", "damaged"]);
 }
 
 /// A guest image of links to the real one, to be broken.
