@@ -14,7 +14,7 @@ mod streams;
 
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use tokio::sync::watch;
 
@@ -58,6 +58,7 @@ impl Process {
         cgroup: &Arc<Cgroup>,
         wanted: Wanted,
     ) -> Result<Self, SpawnError> {
+        let begun = Instant::now();
         let failed = |source: std::io::Error| SpawnError::Prepare {
             what: "streams",
             source: source.into(),
@@ -79,6 +80,7 @@ impl Process {
             }));
         };
         let (pid, stage) = Stage::spawn(reaper, plan, &surroundings, &theirs, on_death)?;
+        let born = begun.elapsed();
         // Else a reader would never see the end of the process's output.
         drop(theirs);
         let pid = pid.as_raw_pid().cast_unsigned();
@@ -101,6 +103,7 @@ impl Process {
             Err(error) => return Err(process.explain(error).await),
         }
         process.stage = Mutex::new(Some(stage));
+        tracing::info!(pid, ?born, ready = ?begun.elapsed(), "process set up");
         Ok(process)
     }
 
@@ -113,8 +116,12 @@ impl Process {
             });
         }
         let stage = self.take_stage().ok_or(StartError::Started)?;
+        let begun = Instant::now();
         match stage.go().await {
-            Ok(()) => Ok(()),
+            Ok(()) => {
+                tracing::info!(pid = self.pid, elapsed = ?begun.elapsed(), "process started");
+                Ok(())
+            }
             Err(error) => Err(StartError::Program(self.explain(error).await)),
         }
     }
