@@ -49,6 +49,8 @@ pub trait Machine: Send + Sync {
     async fn update(&self, container: &str, resources_json: Vec<u8>) -> Result<(), GuestError>;
     /// See [`Sandbox::stats`].
     async fn stats(&self, container: &str) -> Result<Stats, GuestError>;
+    /// Whether the guest answers a question about a container: [`Sandbox::pids`], which changes nothing.
+    async fn answers(&self, container: &str) -> bool;
     /// See [`Sandbox::wait_oom`].
     async fn wait_oom(&self, container: &str) -> Result<(), GuestError>;
     /// See [`Sandbox::exited`].
@@ -137,6 +139,10 @@ impl Machine for Sandbox {
 
     async fn stats(&self, container: &str) -> Result<Stats, GuestError> {
         Sandbox::stats(self, container).await
+    }
+
+    async fn answers(&self, container: &str) -> bool {
+        Sandbox::pids(self, container).await.is_ok()
     }
 
     async fn wait_oom(&self, container: &str) -> Result<(), GuestError> {

@@ -227,6 +227,10 @@ impl Machine for FakeMachine {
         Ok(self.state().stats.clone())
     }
 
+    async fn answers(&self, _: &str) -> bool {
+        true
+    }
+
     async fn wait_oom(&self, _: &str) -> Result<(), GuestError> {
         self.inner.oom.notified().await;
         Ok(())

@@ -12,14 +12,16 @@
 //! * A client that leaves, and a containerd that restarts, end nothing: each fifo is held open from
 //!   both sides until its stream is over.
 //! * After the process has ended its output is read to the end. A background child that keeps the
-//!   stream open without writing is not waited for ([`pump::SILENCE`]), a client that does not read
-//!   is waited for until Delete, and there for [`DRAIN_LIMIT`].
+//!   stream open without writing is not waited for ([`pump::SILENCE`], and the guest must answer: it
+//!   may only be slow). A client that does not read is waited for until Delete, and there for
+//!   [`DRAIN_LIMIT`].
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use thiserror::Error;
 use tokio::net::UnixStream;
 use tokio::sync::watch;
@@ -36,6 +38,7 @@ mod target;
 mod tests;
 
 use logger::Logger;
+use pump::Cutoff;
 use sink::Sink;
 use source::Keeper;
 use target::Target;
@@ -118,6 +121,10 @@ pub struct Opened {
     logger: Option<Logger>,
 }
 
+/// Asks the guest something. True if it answered: then whatever it had sent before has arrived too,
+/// since answers and streams leave the machine through one queue.
+pub type Probe = Arc<dyn Fn() -> BoxFuture<'static, bool> + Send + Sync>;
+
 /// The streams' inner ends.
 #[derive(Default)]
 pub struct Streams {
@@ -171,13 +178,17 @@ impl Opened {
         (stdin.is_some(), stdout.is_some(), stderr.is_some())
     }
 
-    /// Joins the outer ends to the inner ones; bytes flow from now on.
-    pub fn attach(self, inner: Streams) -> ProcessIo {
+    /// Joins the outer ends to the inner ones; output flows from now on.
+    pub fn attach(self, inner: Streams, probe: Probe) -> ProcessIo {
         let (ended, end_seen) = watch::channel(false);
+        let cutoff = Cutoff {
+            ended: end_seen,
+            probe,
+        };
         let mut outputs = Vec::new();
         for (sink, stream) in [(self.stdout, inner.stdout), (self.stderr, inner.stderr)] {
             if let (Some(sink), Some(stream)) = (sink, stream) {
-                outputs.push(tokio::spawn(pump::output(stream, sink, end_seen.clone())));
+                outputs.push(tokio::spawn(pump::output(stream, sink, cutoff.clone())));
             }
         }
         let input = match (self.stdin, inner.stdin) {

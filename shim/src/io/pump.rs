@@ -8,6 +8,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
 use tokio::sync::watch;
 
+use super::Probe;
 use super::sink::Sink;
 use super::source::Source;
 
@@ -17,20 +18,29 @@ const CHUNK: usize = 64 << 10;
 /// Chunks moved before other streams and calls get their turn on the one thread.
 const CHUNKS_AT_ONCE: usize = 16;
 
-/// An ended process whose output is silent for so long has nothing more to say; whoever still holds
-/// the stream open is a child of it that stayed behind.
+/// An ended process whose output is silent for so long, and whose guest is not just slow, has nothing
+/// more to say; whoever still holds the stream open is a child of it that stayed behind.
 pub const SILENCE: Duration = Duration::from_secs(2);
+
+/// What ends an output stream that does not end by itself.
+#[derive(Clone)]
+pub struct Cutoff {
+    /// Whether the process has ended.
+    pub ended: watch::Receiver<bool>,
+    /// See [`Probe`].
+    pub probe: Probe,
+}
 
 /// Moves output until the machine's end of the stream is over, or the process ended and the stream
 /// is silent. A target that fails (a full disk, a logger that died) costs its bytes, never the
 /// process: they are read on and dropped.
-pub async fn output(from: UnixStream, mut sink: Sink, mut ended: watch::Receiver<bool>) {
+pub async fn output(from: UnixStream, mut sink: Sink, mut cutoff: Cutoff) {
     let mut broken = false;
     'stream: loop {
         tokio::select! {
             biased;
             ready = from.readable() => if ready.is_err() { break },
-            () = silence(&mut ended) => break,
+            () = cutoff.reached() => break,
         }
         let mut chunk = vec![0; CHUNK];
         for _ in 0..CHUNKS_AT_ONCE {
@@ -55,12 +65,20 @@ pub async fn output(from: UnixStream, mut sink: Sink, mut ended: watch::Receiver
     sink.finish();
 }
 
-async fn silence(ended: &mut watch::Receiver<bool>) {
-    if ended.wait_for(|ended| *ended).await.is_err() {
-        // Nobody is left who could tell, and so nobody who waits.
-        return;
+impl Cutoff {
+    /// Raced against the next byte, so each byte begins it anew.
+    async fn reached(&mut self) {
+        if self.ended.wait_for(|ended| *ended).await.is_err() {
+            // Nobody is left who could tell, and so nobody who waits.
+            return;
+        }
+        loop {
+            tokio::time::sleep(SILENCE).await;
+            if (self.probe)().await {
+                return;
+            }
+        }
     }
-    tokio::time::sleep(SILENCE).await;
 }
 
 /// Moves input until its end, which is handed on by shutting down our side of the stream, or until

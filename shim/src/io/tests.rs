@@ -48,6 +48,11 @@ fn streams() -> (Streams, Guest) {
     )
 }
 
+/// A guest that answers at once.
+fn answering() -> Probe {
+    Arc::new(|| Box::pin(std::future::ready(true)))
+}
+
 struct Fixture {
     dir: TempDir,
     stdio: Stdio,
@@ -80,7 +85,7 @@ impl Fixture {
     async fn attach(&self) -> (ProcessIo, Guest) {
         let opened = self.stdio.open(OWNER).await.unwrap();
         let (near, guest) = streams();
-        let io = opened.attach(near);
+        let io = opened.attach(near, answering());
         io.start_input().unwrap();
         (io, guest)
     }
@@ -191,6 +196,21 @@ async fn a_child_that_keeps_the_output_open_is_not_waited_for() {
 }
 
 #[tokio::test]
+async fn a_guest_that_is_slow_loses_nothing() {
+    let fixture = Fixture::fifos();
+    let out = fixture.read_to_end("out");
+    let opened = fixture.stdio.open(OWNER).await.unwrap();
+    let (near, mut guest) = streams();
+    let io = opened.attach(near, Arc::new(|| Box::pin(std::future::ready(false))));
+    io.process_ended();
+    tokio::time::sleep(pump::SILENCE + Duration::from_millis(500)).await;
+    guest.stdout.write_all(b"late").await.unwrap();
+    drop(guest);
+    timeout(SOON, io.drain()).await.unwrap();
+    assert_eq!(timeout(SOON, out).await.unwrap().unwrap(), b"late");
+}
+
+#[tokio::test]
 async fn input_ends_only_after_close_io_and_the_last_client() {
     let fixture = Fixture::fifos();
     let (io, mut guest) = fixture.attach().await;
@@ -233,7 +253,7 @@ async fn no_client_gets_through_before_start() {
     let fixture = Fixture::fifos();
     let opened = fixture.stdio.open(OWNER).await.unwrap();
     let (near, mut guest) = streams();
-    let io = opened.attach(near);
+    let io = opened.attach(near, answering());
     let path = fixture.path("in");
     let client = spawn_blocking(move || OpenOptions::new().write(true).open(path).unwrap());
     tokio::time::sleep(Duration::from_millis(100)).await;
@@ -278,7 +298,7 @@ async fn close_io_before_the_process_ends_its_input_at_once() {
     let fixture = Fixture::fifos();
     let opened = fixture.stdio.open(OWNER).await.unwrap();
     let (near, mut guest) = streams();
-    let io = opened.attach(near);
+    let io = opened.attach(near, answering());
     io.close_stdin();
     io.start_input().unwrap();
     let end = timeout(SOON, guest.stdin.read(&mut [0])).await.unwrap();

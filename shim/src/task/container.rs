@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use futures::FutureExt;
 use tokio::sync::{Mutex as AsyncMutex, watch};
 use tokio::task::AbortHandle;
 
@@ -13,8 +14,8 @@ use super::lifecycle::{Exited, IllegalMove, Ledger, Phase};
 use crate::bundle::TaskState;
 use crate::error::TaskError;
 use crate::events::{Event, Publisher};
-use crate::guest::{GuestProcess, Machine};
-use crate::io::{ProcessIo, Stdio};
+use crate::guest::{GuestProcess, Machine, Spawned};
+use crate::io::{Opened, ProcessIo, Stdio};
 
 /// How long further processes may outlive the first: its kernel has killed them already, and only
 /// their ends are still on the way.
@@ -150,13 +151,16 @@ impl Container {
     }
 
     /// Connects a process with its streams and waits for its end in the background.
-    pub fn attach(
-        self: &Arc<Self>,
-        exec: &str,
-        process: Arc<dyn GuestProcess>,
-        io: ProcessIo,
-    ) -> Arc<Live> {
-        let live = Arc::new(Live { process, io });
+    pub fn attach(self: &Arc<Self>, exec: &str, spawned: Spawned, opened: Opened) -> Arc<Live> {
+        let (machine, id) = (self.machine.clone(), self.id.clone());
+        let probe = move || {
+            let (machine, id) = (machine.clone(), id.clone());
+            async move { machine.answers(&id).await }.boxed()
+        };
+        let live = Arc::new(Live {
+            process: spawned.process,
+            io: opened.attach(spawned.streams, Arc::new(probe)),
+        });
         if let Some(entry) = self.lock().processes.get_mut(exec) {
             if entry.stdin_closed {
                 live.io.close_stdin();

@@ -91,7 +91,7 @@ impl Shim {
         let publisher = self.publisher.clone();
         let container = Container::new(&request.id, bundle, machine.clone(), publisher, stdio);
         container.save(pid, None);
-        container.attach("", spawned.process, opened.attach(spawned.streams));
+        container.attach("", spawned, opened);
         Ok(container)
     }
 

@@ -92,7 +92,7 @@ impl Shim {
             .machine
             .create_process(&container.id, command)
             .await?;
-        let live = container.attach(exec, spawned.process, opened.attach(spawned.streams));
+        let live = container.attach(exec, spawned, opened);
         if let Some((columns, rows)) = container.kept_size(exec)
             && let Err(error) = live.process.resize(columns, rows).await
         {
