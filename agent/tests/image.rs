@@ -95,6 +95,17 @@ fn kernel() -> Vec<u8> {
     image
 }
 
+/// An ELF header and a table of two sections at the end, with the words that Linux has somewhere.
+fn unpacked_kernel() -> Vec<u8> {
+    let mut image = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x02\0\x3e\0".to_vec();
+    image.resize(192, 0);
+    image[40..48].copy_from_slice(&128_u64.to_le_bytes());
+    image[58..62].copy_from_slice(&[32, 0, 2, 0]);
+    let words = format!("Linux version {RELEASE} (who@where)");
+    image[64..64 + words.len()].copy_from_slice(words.as_bytes());
+    image
+}
+
 /// A static program of a few instructions that answers as the agent does when it is asked for its version.
 fn static_program(path: &Path) -> &Path {
     // write(1, text, len); exit(0)
@@ -199,6 +210,17 @@ fn an_initramfs_has_the_agent_and_its_modules_in_order() {
 }
 
 #[test]
+fn an_unpacked_kernel_keeps_its_name() {
+    let bench = Bench::new();
+    fs::write(bench.path("vmlinuz"), unpacked_kernel()).unwrap();
+    assert!(bench.build("image").status.success());
+    let kernel = fs::read(bench.path("image/vmlinux")).unwrap();
+    assert_eq!(kernel, unpacked_kernel());
+    let manifest = fs::read_to_string(bench.path("image/manifest.json")).unwrap();
+    assert!(manifest.contains(RELEASE), "{manifest}");
+}
+
+#[test]
 fn inputs_that_are_not_usable_are_named() {
     let bench = Bench::new();
     let whole = fs::read(bench.path("vmlinuz")).unwrap();
@@ -210,6 +232,12 @@ fn inputs_that_are_not_usable_are_named() {
     );
     fs::write(bench.path("vmlinuz"), "MZ, but no more").unwrap();
     assert!(bench.refusal().contains("is not a kernel"));
+    fs::write(bench.path("vmlinuz"), &unpacked_kernel()[..100]).unwrap();
+    let said = bench.refusal();
+    assert!(
+        said.contains("is cut off: it has 100 bytes of 192"),
+        "{said}"
+    );
     fs::remove_file(bench.path("vmlinuz")).unwrap();
     assert!(bench.refusal().contains("cannot read the kernel"));
     fs::write(bench.path("vmlinuz"), &whole).unwrap();

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """A kernel and its modules, checked: a cut or foreign file is an error here, not a guest that never answers.
 
-The image's header is described in the kernel's Documentation/arch/x86/boot.rst.
+A kernel is a `vmlinuz` (a bzImage, Documentation/arch/x86/boot.rst), as the package has it, or a `vmlinux`
+(an ELF file), which CUBE_KERNEL may name: it does not unpack itself at every boot.
 """
 
 import lzma
 import os
+import re
 import struct
 from pathlib import Path
 
@@ -21,7 +23,7 @@ class Kernel:
             self.image = path.read_bytes()
         except OSError as error:
             raise Unusable(f"cannot read the kernel: {error}") from error
-        self.release = release(path, self.image)
+        self.name, self.release = identify(path, self.image)
         self.modules = Modules(modules or Path("/lib/modules") / self.release, self.release)
 
     @classmethod
@@ -34,25 +36,50 @@ class Kernel:
         images = list((directory / "boot").glob("vmlinuz-*"))
         if len(images) != 1:
             raise Unusable(f"no kernel in {directory}: run dev/setup first, or set CUBE_KERNEL to one")
-        release = images[0].name.removeprefix("vmlinuz-")
-        return cls(images[0], directory / "lib" / "modules" / release)
+        name = images[0].name.removeprefix("vmlinuz-")
+        return cls(images[0], directory / "lib" / "modules" / name)
 
 
-def release(path, image):
-    """What `uname -r` says in a guest of this kernel, if it is one and whole."""
-    if len(image) < 2 * SECTOR or image[0x202:0x206] != b"HdrS":
-        raise Unusable(f"{path} is not a kernel (a bzImage)")
+def identify(path, image):
+    """The name of its form, and what `uname -r` says in a guest, if it is a kernel and whole."""
+    if image.startswith(b"\x7fELF"):
+        return "vmlinux", release_of_elf(path, image)
+    if image[0x202:0x206] == b"HdrS":
+        return "vmlinuz", release_of_bzimage(path, image)
+    raise Unusable(f"{path} is not a kernel: neither an ELF file nor a bzImage")
+
+
+def release_of_elf(path, image):
+    if len(image) < 64:
+        raise cut_off(path, image, 64)
+    (table,) = struct.unpack_from("<Q", image, 40)
+    size, count = struct.unpack_from("<HH", image, 58)
+    # The table of sections is the last thing in the file.
+    if len(image) < table + size * count:
+        raise cut_off(path, image, table + size * count)
+    version = re.search(rb"Linux version ([!-~]+) ", image)
+    return release(path, version and version[1])
+
+
+def release_of_bzimage(path, image):
     sectors = image[0x1F1] or 4
     (paragraphs,) = struct.unpack_from("<I", image, 0x1F4)
     expected = (sectors + 1) * SECTOR + paragraphs * PARAGRAPH
     if len(image) < expected:
-        raise Unusable(f"{path} is cut off: it has {len(image)} bytes of {expected}; "
-                       "remove it and run dev/setup again")
+        raise cut_off(path, image, expected)
     (offset,) = struct.unpack_from("<H", image, 0x20E)
-    version = image[offset + SECTOR : (sectors + 1) * SECTOR].split(b"\0")[0].split()
-    if offset == 0 or not version:
-        raise Unusable(f"{path} does not say which version it is")
-    return version[0].decode(errors="replace")
+    words = image[offset + SECTOR : (sectors + 1) * SECTOR].split(b"\0")[0].split()
+    return release(path, words[0] if offset and words else None)
+
+
+def release(path, version):
+    if not version:
+        raise Unusable(f"{path} does not say which version of Linux it is")
+    return version.decode(errors="replace")
+
+
+def cut_off(path, image, expected):
+    return Unusable(f"{path} is cut off: it has {len(image)} bytes of {expected}; remove it and run dev/setup again")
 
 
 class Modules:

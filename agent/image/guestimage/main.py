@@ -33,18 +33,18 @@ def main(arguments):
 def build(directory):
     kernel = Kernel.find()
     program, version = agent.find()
-    files = {"vmlinuz": kernel.image, "initramfs": initramfs.build(kernel, program)}
-    manifest = describe(kernel, version, files)
+    files = {kernel.name: kernel.image, "initramfs": initramfs.build(kernel, program)}
+    manifest = describe(kernel, version, files["initramfs"])
     files["manifest.json"] = json.dumps(manifest, indent=2).encode() + b"\n"
     publish(directory, files)
     return manifest
 
 
-def describe(kernel, version, files):
+def describe(kernel, version, archive):
     manifest = {
         "kernel_release": kernel.release,
-        "kernel_sha256": sha256(files["vmlinuz"]),
-        "initramfs_sha256": sha256(files["initramfs"]),
+        "kernel_sha256": sha256(kernel.image),
+        "initramfs_sha256": sha256(archive),
         "agent_version": version,
     }
     manifest["digest"] = sha256(json.dumps(manifest, sort_keys=True).encode())
