@@ -82,7 +82,7 @@ impl Publisher {
         publisher
     }
 
-    /// Only collects; tests read it with [`Publisher::collected`].
+    /// Only collects.
     fn idle() -> Self {
         Self {
             queue: Arc::default(),
