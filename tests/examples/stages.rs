@@ -205,11 +205,7 @@ fn agent_size(initramfs: &Path) -> String {
         initramfs.display()
     );
     let list = Program::new("sh").args(["-c", &script]).run().out();
-    let line = list.lines().find(|line| {
-        line.split_whitespace()
-            .next_back()
-            .is_some_and(|name| name.trim_start_matches('/') == "init")
-    });
+    let line = list.lines().find(|line| line.ends_with(" init"));
     let size = line.and_then(|line| {
         line.split_whitespace()
             .nth(2)

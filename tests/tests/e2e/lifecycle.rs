@@ -21,7 +21,10 @@ pub const CASES: &[Case] = &[
     case("events_come_in_order", events_in_order),
     case("metrics_have_cpu_memory_and_pids", metrics).resident(),
     case("paused_task_stands_still_until_resumed", pause_and_resume).resident(),
-    case("container_outlives_a_crash_of_containerd", containerd_crash),
+    case(
+        "container_outlives_a_crash_and_a_restart_of_containerd",
+        containerd_away,
+    ),
     case("task_version_3_serves_a_container", task_v3)
         .on(Series::V2_1)
         .ours(),
@@ -135,14 +138,16 @@ fn pause_and_resume(bed: &mut Bed) {
     bed.exec(&id, "killall sleep; rm /tmp/count").run();
 }
 
-fn containerd_crash(bed: &mut Bed) {
+fn containerd_away(bed: &mut Bed) {
     let id = bed.sleeper("survivor", &[]);
     let pid = bed.task_pid(&id);
-    bed.restart_containerd(End::Kill);
-    bed.await_state(&id, "RUNNING");
-    assert_eq!(bed.task_pid(&id), pid, "the same process");
-    let said = bed.exec(&id, "echo alive").run().succeeded().out();
-    assert_eq!(said, "alive");
+    for end in [End::Kill, End::Stop] {
+        bed.restart_containerd(end);
+        bed.await_state(&id, "RUNNING");
+        assert_eq!(bed.task_pid(&id), pid, "the same process");
+        let said = bed.exec(&id, "echo alive").run().succeeded().out();
+        assert_eq!(said, "alive");
+    }
     bed.kill_and_delete(&id);
 }
 
