@@ -3,10 +3,10 @@
 //! `vmlinux` inside it.
 //!
 //! Both are entered by the Linux 64-bit boot protocol (Documentation/arch/x86/boot.rst). The
-//! compressed one unpacks itself in the guest, a third of its boot, and places itself at
-//! random; the other is where it has to be when it is loaded. Everything that the boot depends
-//! on is checked first, so that a wrong or cut file is an error with a name and not a guest
-//! that does nothing.
+//! compressed one unpacks itself in the guest and places itself at random; the other is where
+//! it has to be when it is loaded, and leaves 20 MiB of guest memory untouched. Everything
+//! that the boot depends on is checked first, so that a wrong or cut file is an error with a
+//! name and not a guest that does nothing.
 
 mod bzimage;
 mod elf;
