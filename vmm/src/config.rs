@@ -45,7 +45,17 @@ pub struct BootConfig {
     pub gid: u32,
 }
 
-/// What [`BootConfig::check`] can say.
+/// What the runtime asks for at a restore. The machine itself is as it was saved.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RestoreConfig {
+    /// The user the VMM becomes before the guest runs. Never 0.
+    pub uid: u32,
+    /// The group the VMM becomes before the guest runs. Never 0.
+    pub gid: u32,
+}
+
+/// What the checks of a configuration can say.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum ConfigError {
     /// Too few or too many processors.
@@ -155,15 +165,24 @@ impl fmt::Display for Slot {
 impl BootConfig {
     /// Checks every field and gives the machine's shape.
     pub fn check(&self) -> Result<Shape, ConfigError> {
-        if self.uid == 0 || self.gid == 0 {
-            return Err(ConfigError::Root {
-                uid: self.uid,
-                gid: self.gid,
-            });
-        }
+        check_user(self.uid, self.gid)?;
         check_cmdline(&self.cmdline)?;
         Shape::new(self.vcpus, self.memory_mib)
     }
+}
+
+impl RestoreConfig {
+    /// Checks every field.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        check_user(self.uid, self.gid)
+    }
+}
+
+fn check_user(uid: u32, gid: u32) -> Result<(), ConfigError> {
+    if uid == 0 || gid == 0 {
+        return Err(ConfigError::Root { uid, gid });
+    }
+    Ok(())
 }
 
 fn check_cmdline(extra: &str) -> Result<(), ConfigError> {

@@ -109,7 +109,8 @@ impl Service {
                     Err(error) => (failed(&error), Some(End::NotBooted(error))),
                 }
             }
-            (Call::Boot { .. }, Some(_)) => (failed(&Untimely::Booted), None),
+            (Call::Restore { .. }, None) => (failed(&Untimely::NotBooted), None),
+            (Call::Boot { .. } | Call::Restore { .. }, Some(_)) => (failed(&Untimely::Booted), None),
             (_, None) => (failed(&Untimely::NotBooted), None),
             (call, Some(machine)) => (answer(machine, call), None),
         }
@@ -126,9 +127,10 @@ fn answer(machine: &mut Machine, call: Call) -> Reply {
         Call::Detach { slot } => machine.detach(slot),
         Call::Pause => machine.pause(),
         Call::Resume => machine.resume(),
+        Call::Save { .. } | Call::WorkingSet { .. } => return failed(&Untimely::NotBooted),
         Call::Stats => return Reply::Stats(machine.stats()),
         // Taken out before; a process that was told to end has nothing else to say.
-        Call::Boot { .. } | Call::Quit => Ok(()),
+        Call::Boot { .. } | Call::Restore { .. } | Call::Quit => Ok(()),
     };
     match done {
         Ok(()) => Reply::Done,

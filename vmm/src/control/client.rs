@@ -11,7 +11,7 @@ use thiserror::Error;
 
 use super::message::{Reply, Request, Stats};
 use super::packet::{self, PacketError};
-use crate::config::BootConfig;
+use crate::config::{BootConfig, RestoreConfig};
 
 /// How long a VMM may take to answer. The slowest answer is boot's: it waits for KVM to make
 /// the machine, 0.4 ms on hardware and 100 ms under emulation, and for nothing in the guest.
@@ -32,6 +32,37 @@ pub struct BootFiles {
     pub serial: OwnedFd,
     /// The network namespace to live in; an empty one is made without it.
     pub netns: Option<OwnedFd>,
+}
+
+/// Everything a restored machine is made of, as open files.
+#[derive(Debug)]
+pub struct RestoreFiles {
+    /// `/dev/kvm`, readable and writable.
+    pub kvm: OwnedFd,
+    /// The state of the machine, as [`Client::save`] wrote it.
+    pub state: OwnedFd,
+    /// Its memory, readable. Nothing is written to it.
+    pub memory: OwnedFd,
+    /// A listening Unix stream socket: the host's side of vsock.
+    pub vsock: OwnedFd,
+    /// Where the serial console goes, opened for appending.
+    pub serial: OwnedFd,
+    /// Which pages to have at hand, as [`Client::working_set`] wrote it.
+    pub working_set: Option<OwnedFd>,
+    /// The network namespace to live in; an empty one is made without it.
+    pub netns: Option<OwnedFd>,
+}
+
+/// Where a machine is saved, as open files.
+#[derive(Debug)]
+pub struct SaveFiles {
+    /// For the state: empty, writable.
+    pub state: OwnedFd,
+    /// For the memory: readable and writable; empty, or a clone of the file that the machine was
+    /// restored from. Pages that are zero become holes.
+    pub memory: OwnedFd,
+    /// `/proc/PID/pagemap` of the VMM.
+    pub pagemap: OwnedFd,
 }
 
 /// Why a request was not carried out.
@@ -108,6 +139,46 @@ impl Client {
             .map(AsFd::as_fd)
             .collect();
         self.order(&request, &descriptors)
+    }
+
+    /// Builds the machine of a snapshot and lets it run; answers when the virtual processors run.
+    pub fn restore(
+        &mut self,
+        config: &RestoreConfig,
+        files: RestoreFiles,
+    ) -> Result<(), ControlError> {
+        let request = Request::Restore {
+            config: config.clone(),
+            working_set: files.working_set.is_some(),
+            netns: files.netns.is_some(),
+        };
+        let required = [
+            &files.kvm,
+            &files.state,
+            &files.memory,
+            &files.vsock,
+            &files.serial,
+        ];
+        let descriptors: Vec<_> = required
+            .into_iter()
+            .chain(files.working_set.as_ref())
+            .chain(files.netns.as_ref())
+            .map(AsFd::as_fd)
+            .collect();
+        self.order(&request, &descriptors)
+    }
+
+    /// Writes a paused machine into files. It can be resumed or ended afterwards.
+    pub fn save(&mut self, files: &SaveFiles) -> Result<(), ControlError> {
+        let descriptors = [&files.state, &files.memory, &files.pagemap].map(AsFd::as_fd);
+        self.order(&Request::Save, &descriptors)
+    }
+
+    /// Writes down, in the empty file `into`, which pages the machine has touched since it was
+    /// restored. `pagemap` is `/proc/PID/pagemap` of the VMM.
+    pub fn working_set(&mut self, into: &OwnedFd, pagemap: &OwnedFd) -> Result<(), ControlError> {
+        let descriptors = [into.as_fd(), pagemap.as_fd()];
+        self.order(&Request::WorkingSet, &descriptors)
     }
 
     /// Puts a disk (image file or block device) into an empty block slot.

@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::BootConfig;
+use crate::config::{BootConfig, RestoreConfig};
 
 /// What the runtime asks. The descriptors of a variant travel with its packet, in this order.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,6 +19,28 @@ pub enum Request {
         /// Whether a sixth descriptor names the network namespace to live in.
         netns: bool,
     },
+    /// Build the machine of a snapshot, enter the jail, go on where it was saved. Once per process.
+    ///
+    /// Descriptors: `/dev/kvm`, state file, memory file, listening vsock socket, serial log, the
+    /// working set if `working_set` is true, and the network namespace if `netns` is true.
+    Restore {
+        /// How.
+        config: RestoreConfig,
+        /// Whether a descriptor names the file of the working set.
+        working_set: bool,
+        /// Whether the last descriptor names the network namespace to live in.
+        netns: bool,
+    },
+    /// Write the state of a paused machine, and every page of memory that is its own. It stays
+    /// paused.
+    ///
+    /// Descriptors: state file (empty), memory file (empty, or a clone of the one that the machine
+    /// was restored from), and the VMM's own `/proc/PID/pagemap`.
+    Save,
+    /// Write down which pages have been touched since the restore: the working set of the next one.
+    ///
+    /// Descriptors: the file to write (empty), and the VMM's own `/proc/PID/pagemap`.
+    WorkingSet,
     /// Put a disk into an empty block slot. Descriptor: the image file or block device.
     Attach {
         /// The slot, 0 to 7.
@@ -46,6 +68,9 @@ impl Request {
     pub fn name(&self) -> &'static str {
         match self {
             Request::Boot { .. } => "boot",
+            Request::Restore { .. } => "restore",
+            Request::Save => "save",
+            Request::WorkingSet => "record the working set",
             Request::Attach { .. } => "attach",
             Request::Detach { .. } => "detach",
             Request::Pause => "pause",

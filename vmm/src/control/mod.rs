@@ -23,7 +23,7 @@ mod server;
 #[cfg(test)]
 mod tests;
 
-pub use client::{BootFiles, Client, ControlError, REPLY_TIMEOUT};
+pub use client::{BootFiles, Client, ControlError, REPLY_TIMEOUT, RestoreFiles, SaveFiles};
 pub use message::{Reply, Request, RunState, Stats};
 pub use packet::{MAX_DESCRIPTORS, MAX_PACKET, PacketError};
 pub use server::{Call, CallError, Server};

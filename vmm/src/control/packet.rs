@@ -17,8 +17,8 @@ use thiserror::Error;
 /// Longest packet either side sends. The largest message carries two kernel command lines.
 pub const MAX_PACKET: usize = 64 * 1024;
 
-/// Most descriptors with one packet: what `boot` takes.
-pub const MAX_DESCRIPTORS: usize = 6;
+/// Most descriptors with one packet: what `restore` takes.
+pub const MAX_DESCRIPTORS: usize = 7;
 
 /// What can go wrong with a packet.
 #[derive(Debug, Error)]

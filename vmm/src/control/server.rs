@@ -6,10 +6,10 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use thiserror::Error;
 
-use super::client::BootFiles;
+use super::client::{BootFiles, RestoreFiles, SaveFiles};
 use super::message::{Reply, Request};
 use super::packet::{self, PacketError};
-use crate::config::{BootConfig, ConfigError, Shape, Slot};
+use crate::config::{BootConfig, ConfigError, RestoreConfig, Shape, Slot};
 
 /// A request with its descriptors in place and its numbers checked.
 #[derive(Debug)]
@@ -22,6 +22,25 @@ pub enum Call {
         shape: Shape,
         /// What it is made of.
         files: BootFiles,
+    },
+    /// Build the machine of a snapshot and let it run.
+    Restore {
+        /// What was asked.
+        config: RestoreConfig,
+        /// What it is made of.
+        files: RestoreFiles,
+    },
+    /// Write the paused machine.
+    Save {
+        /// Where to.
+        files: SaveFiles,
+    },
+    /// Write which pages were touched.
+    WorkingSet {
+        /// Where to.
+        into: OwnedFd,
+        /// Where it is known.
+        pagemap: OwnedFd,
     },
     /// Put a disk into a slot.
     Attach {
@@ -109,13 +128,10 @@ fn call(request: Request, descriptors: Vec<OwnedFd>) -> Result<Call, CallError> 
         source,
     };
     match request {
-        Request::Boot {
-            config,
-            netns: true,
-        } => {
-            let [kvm, kernel, initramfs, vsock, serial, netns] = exactly(name, descriptors)?;
+        Request::Boot { config, netns } => {
+            let (required, [netns]) = split(name, descriptors, [netns])?;
+            let [kvm, kernel, initramfs, vsock, serial] = required;
             let shape = config.check().map_err(refused)?;
-            let netns = Some(netns);
             let files = BootFiles {
                 kvm,
                 kernel,
@@ -130,26 +146,38 @@ fn call(request: Request, descriptors: Vec<OwnedFd>) -> Result<Call, CallError> 
                 files,
             })
         }
-        Request::Boot {
+        Request::Restore {
             config,
-            netns: false,
+            working_set,
+            netns,
         } => {
-            let [kvm, kernel, initramfs, vsock, serial] = exactly(name, descriptors)?;
-            let shape = config.check().map_err(refused)?;
-            let netns = None;
-            let files = BootFiles {
+            let (required, optional) = split(name, descriptors, [working_set, netns])?;
+            let [kvm, state, memory, vsock, serial] = required;
+            let [working_set, netns] = optional;
+            config.check().map_err(refused)?;
+            let files = RestoreFiles {
                 kvm,
-                kernel,
-                initramfs,
+                state,
+                memory,
                 vsock,
                 serial,
+                working_set,
                 netns,
             };
-            Ok(Call::Boot {
-                config,
-                shape,
-                files,
-            })
+            Ok(Call::Restore { config, files })
+        }
+        Request::Save => {
+            let [state, memory, pagemap] = exactly(name, descriptors)?;
+            let files = SaveFiles {
+                state,
+                memory,
+                pagemap,
+            };
+            Ok(Call::Save { files })
+        }
+        Request::WorkingSet => {
+            let [into, pagemap] = exactly(name, descriptors)?;
+            Ok(Call::WorkingSet { into, pagemap })
         }
         Request::Attach { slot, read_only } => {
             let [disk] = exactly(name, descriptors)?;
@@ -169,6 +197,29 @@ fn call(request: Request, descriptors: Vec<OwnedFd>) -> Result<Call, CallError> 
         Request::Resume => exactly(name, descriptors).map(|[]| Call::Resume),
         Request::Stats => exactly(name, descriptors).map(|[]| Call::Stats),
         Request::Quit => exactly(name, descriptors).map(|[]| Call::Quit),
+    }
+}
+
+/// The descriptors that a request always has, and behind them those that it says it has.
+fn split<const N: usize, const M: usize>(
+    request: &'static str,
+    descriptors: Vec<OwnedFd>,
+    there: [bool; M],
+) -> Result<([OwnedFd; N], [Option<OwnedFd>; M]), CallError> {
+    let expected = N + there.into_iter().filter(|there| *there).count();
+    let found = descriptors.len();
+    let wrong = CallError::Descriptors {
+        request,
+        found,
+        expected,
+    };
+    let mut required = descriptors;
+    let mut optional = required.split_off(N.min(found)).into_iter();
+    match required.try_into() {
+        Ok(required) if found == expected => {
+            Ok((required, there.map(|there| there.then(|| optional.next()).flatten())))
+        }
+        _ => Err(wrong),
     }
 }
 

@@ -11,7 +11,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use serde::Serialize;
 
 use super::*;
-use crate::config::{BootConfig, ConfigError};
+use crate::config::{BootConfig, ConfigError, RestoreConfig};
 
 fn pair() -> (OwnedFd, OwnedFd) {
     socketpair(
@@ -83,6 +83,38 @@ fn boot_carries_its_files_in_order() {
         assert_eq!(label(files.initramfs), "initramfs");
         assert_eq!(label(files.vsock), "vsock");
         assert_eq!(label(files.serial), "serial");
+        assert_eq!(files.netns.map(label), netns.then(|| "netns".to_owned()));
+        server.reply(&Reply::Done).unwrap();
+        asker.join().unwrap().unwrap();
+    }
+}
+
+#[test]
+fn restore_carries_its_files_in_order() {
+    for (working_set, netns) in [(false, false), (false, true), (true, false), (true, true)] {
+        let (mut client, mut server) = ends();
+        let config = RestoreConfig { uid: 5, gid: 6 };
+        let files = RestoreFiles {
+            kvm: labelled("kvm"),
+            state: labelled("state"),
+            memory: labelled("memory"),
+            vsock: labelled("vsock"),
+            serial: labelled("serial"),
+            working_set: working_set.then(|| labelled("working set")),
+            netns: netns.then(|| labelled("netns")),
+        };
+        let asker = thread::spawn(move || client.restore(&config, files));
+        let Call::Restore { config, files } = server.receive().unwrap().unwrap().unwrap() else {
+            panic!("not a restore");
+        };
+        assert_eq!((config.uid, config.gid), (5, 6));
+        assert_eq!(label(files.kvm), "kvm");
+        assert_eq!(label(files.state), "state");
+        assert_eq!(label(files.memory), "memory");
+        assert_eq!(label(files.vsock), "vsock");
+        assert_eq!(label(files.serial), "serial");
+        let optional = files.working_set.map(label);
+        assert_eq!(optional, working_set.then(|| "working set".to_owned()));
         assert_eq!(files.netns.map(label), netns.then(|| "netns".to_owned()));
         server.reply(&Reply::Done).unwrap();
         asker.join().unwrap().unwrap();
@@ -173,8 +205,19 @@ fn missing_and_superfluous_descriptors_are_refused() {
         }) => (found, expected),
         other => panic!("{other:?}"),
     };
+    let restore = Request::Restore {
+        config: RestoreConfig { uid: 1, gid: 1 },
+        working_set: true,
+        netns: false,
+    };
+    packet::send(&ours, &restore, &[borrowed; 5]).unwrap();
+    packet::send(&ours, &restore, &[borrowed; 7]).unwrap();
+    packet::send(&ours, &restore, &[]).unwrap();
     assert_eq!(found(&mut server), (1, 0));
     assert_eq!(found(&mut server), (0, 1));
+    assert_eq!(found(&mut server), (5, 6));
+    assert_eq!(found(&mut server), (7, 6));
+    assert_eq!(found(&mut server), (0, 6));
 }
 
 #[test]
@@ -224,6 +267,13 @@ fn the_messages_are_frozen() {
                 config: config(),
                 netns: true,
             },
+            Request::Restore {
+                config: RestoreConfig { uid: 1, gid: 2 },
+                working_set: true,
+                netns: false,
+            },
+            Request::Save,
+            Request::WorkingSet,
             Request::Attach {
                 slot: 1,
                 read_only: true,

@@ -1,0 +1,14 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The files of a saved machine: what is in them, how they are checked.
+//!
+//! ```text
+//! manifest.json     what was saved, on what, and from what: the runtime decides by it
+//! state.bin         processors, interrupt controllers, devices: an envelope, the VMM's
+//! memory.bin        guest memory, sparse, mapped by every clone
+//! working_set.bin   which pages a start touches: an envelope, may be missing
+//! ```
+//! [`envelope`] is the form of the binary files: magic, version, length, checksum. What is inside is
+//! the business of whoever writes it. This crate opens nothing by path and knows no KVM; the runtime
+//! and the VMM use it.
+
+pub mod envelope;
