@@ -3,13 +3,16 @@
 //!
 //! A device is stopped or running. [`Device::start`] hands it its queues, [`Device::stop`] takes
 //! them back as plain state: a running device cannot be saved, and a stopped one has nothing in
-//! flight. The transport calls the methods one at a time.
+//! flight. Every device here carries a request out inside the call that takes it from its queue,
+//! disk transfers included, and the transport calls the methods one at a time: between two calls
+//! each request is either untouched in guest memory or completed there. That, and nothing else,
+//! is what makes a saved device consistent; a device that works in the background would have to
+//! wait for its work in `stop`.
 
 use std::os::fd::BorrowedFd;
 
-use virtio_queue::QueueState;
-
 use crate::queue::{QueueError, Virtqueue};
+use crate::state::{DeviceState, QueueState};
 
 /// What a device is, fixed for its whole life.
 #[derive(Clone, Copy, Debug)]
@@ -47,9 +50,18 @@ pub trait Device: Send {
     /// `features` is what both sides agreed on. Only called while stopped.
     fn start(&mut self, queues: Vec<Virtqueue>, features: u64);
 
-    /// Finishes or gives up what is in flight and hands the queues back, in order; empty when the
-    /// device was not running.
+    /// Hands the queues back, in order, with nothing in flight; empty when the device was not
+    /// running. What else the device knows of its driver stays: the same driver may go on.
     fn stop(&mut self) -> Vec<QueueState>;
+
+    /// The driver is gone for good, and with it what it and the device had in common beyond the
+    /// queues. Only called while stopped.
+    fn reset(&mut self) {}
+
+    /// What a device must be made of to go on where this one is, beside its queues. Only called
+    /// while stopped, and without effect. The inverse is the constructor beside each type of
+    /// state.
+    fn save(&self) -> DeviceState;
 
     /// The driver has put something into queue `index`. May be called without cause, and when
     /// stopped. An error means that the driver broke the queue protocol: the transport stops the

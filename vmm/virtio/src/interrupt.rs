@@ -54,6 +54,24 @@ impl Interrupt {
         self.0.status.load(Ordering::SeqCst)
     }
 
+    /// Goes on with the reasons of a saved interrupt; false when `status` has one that there is
+    /// not.
+    ///
+    /// What the driver had not acknowledged is signalled again. If the saved interrupt controller
+    /// has it as well, the handler looks once too often and finds nothing. The VMM may connect
+    /// the irqfd later: the eventfd keeps its count, and KVM injects what it finds there when an
+    /// irqfd is registered.
+    #[must_use]
+    pub(crate) fn restore(&self, status: u32) -> bool {
+        if status & !(USED_BUFFER | CONFIGURATION) != 0 {
+            return false;
+        }
+        if status != 0 {
+            self.raise(status);
+        }
+        true
+    }
+
     /// The driver has seen the reasons in `mask`.
     pub(crate) fn acknowledge(&self, mask: u32) {
         self.0.status.fetch_and(!mask, Ordering::SeqCst);

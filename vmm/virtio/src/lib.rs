@@ -35,6 +35,12 @@
 //!    the same effect.
 //! 3. MMIO exits within [`MMIO_SIZE`] bytes go to `read` and `write`.
 //!
+//! # Saving and restoring
+//! [`MmioTransport::save`] and [`MmioTransport::restore`], with the order and what has to stand
+//! still in `mmio/state.rs`; [`state`] has all that is saved. A restored device is made by the
+//! constructor beside its state (`Vsock::restore`, `Net::restore`, `Block::restore`, `Rng::new`)
+//! and wired like any other, in whichever order: what has to happen is kept in its eventfds.
+//!
 //! # What the guest cannot do
 //! It cannot panic this crate, make it allocate in proportion to a guest value, keep a call to
 //! `handle` running for ever, or change a queue after DRIVER_OK. Each bound is a named constant
@@ -51,6 +57,7 @@ pub mod net;
 mod queue;
 mod registers;
 pub mod rng;
+pub mod state;
 #[cfg(test)]
 mod testing;
 pub mod vsock;
@@ -59,3 +66,4 @@ pub use chain::{Chain, MemoryError, Segment, Span};
 pub use device::{Device, Identity, Work, read_config_bytes};
 pub use mmio::{Event, MMIO_SIZE, MmioTransport, QUEUE_NOTIFY, TransportError};
 pub use queue::{QueueError, Request, Virtqueue};
+pub use state::{DeviceState, RestoreError, STATE_VERSION, TransportState};

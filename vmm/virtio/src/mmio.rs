@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use virtio_queue::Queue;
 use vm_memory::GuestMemoryMmap;
 
 use crate::device::{Device, Identity, Work};
@@ -114,6 +115,11 @@ impl<D: Device> MmioTransport<D> {
         }
         result
     }
+
+    /// Looks at the device. Waits for the request in progress.
+    pub fn inspect<R>(&self, look: impl FnOnce(&D) -> R) -> R {
+        look(&self.lock().device)
+    }
 }
 
 impl<D: Device + ?Sized> MmioTransport<D> {
@@ -209,7 +215,7 @@ impl<D: Device + ?Sized> MmioTransport<D> {
             Effect::None => {}
             Effect::Start => self.start(&mut live),
             Effect::Stop => {
-                drop(live.device.stop());
+                self.stop(&mut live);
                 self.interrupt.acknowledge(u32::MAX);
             }
         }
@@ -220,22 +226,31 @@ impl<D: Device + ?Sized> MmioTransport<D> {
     }
 
     fn start(&self, live: &mut Live<D>) {
-        let queues = match live.registers.build_queues(&live.memory) {
-            Ok(queues) => queues,
+        match live.registers.build_queues(&live.memory) {
+            Ok(queues) => self.run(live, queues),
             Err(error) => return self.fail(live, &error),
-        };
-        let run = |queue| Virtqueue::new(queue, live.memory.clone(), self.interrupt.clone());
-        let queues = queues.into_iter().map(run).collect();
-        let features = live.registers.driver_features();
-        live.device.start(queues, features);
+        }
         if std::mem::take(&mut live.unannounced) {
             self.interrupt.configuration();
         }
     }
 
+    fn run(&self, live: &mut Live<D>, queues: Vec<Queue>) {
+        let run = |queue| Virtqueue::new(queue, live.memory.clone(), self.interrupt.clone());
+        let queues = queues.into_iter().map(run).collect();
+        let features = live.registers.driver_features();
+        live.device.start(queues, features);
+    }
+
+    /// The driver is gone, or cannot go on.
+    fn stop(&self, live: &mut Live<D>) {
+        drop(live.device.stop());
+        live.device.reset();
+    }
+
     /// Section 2.1.2: the device says that it needs a reset, and the driver is told.
     fn fail(&self, live: &mut Live<D>, error: &(dyn std::error::Error + 'static)) {
-        drop(live.device.stop());
+        self.stop(live);
         live.registers.broken();
         self.interrupt.configuration();
         let lines_left = |lines: u8| lines.checked_sub(1);
@@ -267,5 +282,8 @@ impl<D: Device + ?Sized> MmioTransport<D> {
     }
 }
 
+mod state;
 #[cfg(test)]
 mod tests;
+
+pub use state::TransportState;

@@ -4,7 +4,9 @@
 //! The ring itself is rust-vmm's `virtio-queue`. This adds what a hostile driver makes necessary:
 //! chains no longer than the queue, malformed ones returned unused, and one bounded loop.
 
-use virtio_queue::{Queue, QueueOwnedT, QueueState, QueueT};
+use std::sync::atomic::Ordering;
+
+use virtio_queue::{Queue, QueueOwnedT, QueueT};
 use vm_memory::GuestMemoryMmap;
 
 use crate::chain::{Chain, MemoryError, Segment, Span};
@@ -179,9 +181,24 @@ impl Virtqueue {
         &self.memory
     }
 
-    /// Ends the use of the queue.
-    pub fn stop(self) -> QueueState {
-        self.queue.state()
+    /// How far the driver has come with making requests available: a counter that wraps.
+    pub fn available(&self) -> Result<u16, QueueError> {
+        let size = self.size();
+        let failed = |source| QueueError::Notification { size, source };
+        let index = self.queue.avail_idx(&self.memory, Ordering::Acquire);
+        Ok(index.map_err(failed)?.0)
+    }
+
+    /// Asks the driver to notify of the first request after the first `seen`, whether or not the
+    /// ones up to there were taken; true when it has made one available already.
+    pub fn watch(&mut self, seen: u16) -> Result<bool, QueueError> {
+        // With EVENT_IDX the driver notifies when it passes the place that the device names, which
+        // for the ring is its own (virtio 1.2, section 2.7.10).
+        let next = self.queue.next_avail();
+        self.queue.set_next_avail(seen);
+        let passed = self.enable_notification();
+        self.queue.set_next_avail(next);
+        passed
     }
 
     fn give_back(&mut self, head: u16, written: u32) -> Result<(), QueueError> {
@@ -193,5 +210,8 @@ impl Virtqueue {
     }
 }
 
+mod state;
 #[cfg(test)]
 mod tests;
+
+pub use state::QueueState;

@@ -13,8 +13,12 @@
 //! only in Driver, queues only in Negotiated and, but for QueueReady, only while not ready: what a
 //! running device was started with cannot change under it (CVE-2026-5747 in another VMM).
 
+mod state;
+
 use virtio_queue::{Queue, QueueT};
 use vm_memory::{GuestAddress, GuestMemoryMmap};
+
+pub use state::{QueueSetupState, RegistersState};
 
 /// Status bits (virtio 1.2, section 2.1).
 const ACKNOWLEDGE: u32 = 1;
@@ -77,6 +81,21 @@ pub(crate) enum Phase {
     Broken,
 }
 
+impl Phase {
+    /// The status register.
+    fn status(self) -> u32 {
+        match self {
+            Self::Reset => 0,
+            Self::Acknowledged => ACKNOWLEDGE,
+            Self::Driver => ACKNOWLEDGE | DRIVER,
+            Self::Negotiated => ACKNOWLEDGE | DRIVER | FEATURES_OK,
+            Self::Running => ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK,
+            Self::Failed => ACKNOWLEDGE | DRIVER | FAILED,
+            Self::Broken => ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK | DEVICE_NEEDS_RESET,
+        }
+    }
+}
+
 /// What the transport has to do after a register write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
@@ -89,7 +108,7 @@ pub(crate) enum Effect {
 }
 
 /// What the driver asks a queue to be. Checked as a whole by [`QueueSetup::build`].
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct QueueSetup {
     max: u16,
     size: u32,
@@ -101,21 +120,36 @@ struct QueueSetup {
 
 /// A queue that the driver made ready or left out wrongly.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum SetupError {
+pub enum SetupError {
+    /// The driver has left it out.
     #[error("queue {index} was not made ready before DRIVER_OK")]
-    NotReady { index: usize },
+    NotReady {
+        /// The queue.
+        index: usize,
+    },
+    /// Its size or a place is none that a queue can have.
     #[error("queue {index} of size {size} cannot lie at {desc:#x}, {driver:#x}, {device:#x}")]
     Rings {
+        /// The queue.
         index: usize,
+        /// Number of descriptors.
         size: u32,
+        /// Descriptor table.
         desc: u64,
+        /// Available ring.
         driver: u64,
+        /// Used ring.
         device: u64,
+        /// What the ring says.
         #[source]
         source: virtio_queue::Error,
     },
+    /// A place is not in guest memory.
     #[error("the rings of queue {index} are not in guest memory")]
-    OutOfMemory { index: usize },
+    OutOfMemory {
+        /// The queue.
+        index: usize,
+    },
 }
 
 /// The register file.
@@ -178,7 +212,7 @@ impl Registers {
             offset::DEVICE_FEATURES => half(self.device_features, self.device_features_sel),
             offset::QUEUE_NUM_MAX => self.queue().map_or(0, |queue| queue.max.into()),
             offset::QUEUE_READY => self.queue().map_or(0, |queue| queue.ready.into()),
-            offset::STATUS => self.status(),
+            offset::STATUS => self.phase.status(),
             // No shared memory region: all ones (section 4.2.2, SHMLenLow and SHMBaseLow).
             offset::SHM_LEN_LOW..=offset::SHM_BASE_HIGH => u32::MAX,
             offset::CONFIG_GENERATION => self.generation,
@@ -215,18 +249,6 @@ impl Registers {
 
     fn queue(&self) -> Option<&QueueSetup> {
         self.queues.get(usize::try_from(self.queue_sel).ok()?)
-    }
-
-    fn status(&self) -> u32 {
-        match self.phase {
-            Phase::Reset => 0,
-            Phase::Acknowledged => ACKNOWLEDGE,
-            Phase::Driver => ACKNOWLEDGE | DRIVER,
-            Phase::Negotiated => ACKNOWLEDGE | DRIVER | FEATURES_OK,
-            Phase::Running => ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK,
-            Phase::Failed => ACKNOWLEDGE | DRIVER | FAILED,
-            Phase::Broken => ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK | DEVICE_NEEDS_RESET,
-        }
     }
 
     fn write_status(&mut self, value: u32) -> Effect {

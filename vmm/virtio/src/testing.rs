@@ -9,7 +9,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use crate::registers::offset;
-use crate::{Device, Event, MmioTransport};
+use crate::{Device, DeviceState, Event, MmioTransport, RestoreError, TransportState};
 
 pub(crate) const MEMORY_BYTES: usize = 4 << 20;
 /// Where the queues lie, a page of 16 KiB each; buffers come after.
@@ -65,6 +65,37 @@ impl<D: Device> Driver<D> {
         driver.write(offset::STATUS, 15);
         assert_eq!(driver.read(offset::STATUS), 15);
         driver
+    }
+
+    /// A second machine that goes on where this one is, over a copy of its memory; the first can
+    /// go on as well. Saving has no effect, and the second is saved as the first was.
+    pub fn fork<E: Device>(&self, device: impl FnOnce(&DeviceState) -> E) -> Driver<E> {
+        let state = self.transport.save();
+        assert_eq!(self.transport.save(), state, "saving changes what is saved");
+        let bytes = postcard::to_stdvec(&state).unwrap();
+        let state: TransportState = postcard::from_bytes(&bytes).unwrap();
+        let copy = self.resume(device(&state.device), &state).unwrap();
+        assert_eq!(copy.transport.save(), state, "restoring is not the inverse");
+        copy
+    }
+
+    /// A second machine with the state `state`, over a copy of the memory of this one.
+    pub fn resume<E: Device>(
+        &self,
+        device: E,
+        state: &TransportState,
+    ) -> Result<Driver<E>, RestoreError> {
+        let memory = memory();
+        let content = self.peek(0, MEMORY_BYTES);
+        memory.write_slice(&content, GuestAddress(0)).unwrap();
+        let transport = MmioTransport::restore(device, memory.clone(), state)?;
+        let queues = self.queues.iter();
+        let queues = queues.map(|queue| queue.over(&memory)).collect();
+        Ok(Driver {
+            transport,
+            memory,
+            queues,
+        })
     }
 
     pub fn negotiate(&self, features: u64) {
@@ -185,6 +216,7 @@ impl<D: Device> Driver<D> {
 }
 
 /// The driver's half of a split virtqueue.
+#[derive(Clone)]
 pub(crate) struct DriverQueue {
     memory: GuestMemoryMmap,
     pub size: u16,
@@ -211,6 +243,14 @@ impl DriverQueue {
             chains: vec![Vec::new(); size.into()],
             avail_idx: 0,
             used_idx: 0,
+        }
+    }
+
+    /// The same half in another machine's memory.
+    fn over(&self, memory: &GuestMemoryMmap) -> Self {
+        Self {
+            memory: memory.clone(),
+            ..self.clone()
         }
     }
 

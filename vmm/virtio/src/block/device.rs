@@ -3,19 +3,21 @@
 
 use std::fs::File;
 
-use virtio_queue::QueueState;
-
 use super::disk::{AttachError, Disk, identify};
 use super::request::{Command, Status, parse};
+use super::state::DiskState;
 use super::{BLOCK_BYTES, DEVICE_ID, MAX_DISCARD_SECTORS, QUEUE_SIZES, SEG_MAX, SIZE_MAX, feature};
 use crate::device::{Device, Identity, Work, read_config_bytes};
 use crate::queue::{QueueError, Request, Virtqueue};
+use crate::state::{DeviceState, QueueState};
 
 /// A slot for a disk.
 #[derive(Debug)]
 pub struct Block {
     slot: u8,
-    disk: Option<Disk>,
+    pub(super) disk: Option<Disk>,
+    /// The disk that a restored guest goes on with, until it is here.
+    pub(super) awaited: Option<DiskState>,
     queue: Option<Virtqueue>,
 }
 
@@ -25,23 +27,32 @@ impl Block {
         Self {
             slot,
             disk: None,
+            awaited: None,
             queue: None,
         }
     }
 
-    /// Puts `file` into the slot. To be called in [`crate::MmioTransport::configure`].
+    /// Puts `file` into the slot. To be called in [`crate::MmioTransport::configure`], unless the
+    /// device is not behind its registers yet. A slot that was restored with a disk takes only one
+    /// of the same size and mode.
     pub fn attach(&mut self, file: File, read_only: bool) -> Result<(), AttachError> {
         if self.disk.is_some() {
             return Err(AttachError::Occupied { slot: self.slot });
         }
-        self.disk = Some(Disk::new(self.slot, file, read_only)?);
+        let disk = Disk::new(self.slot, file, read_only)?;
+        if let Some(awaited) = self.awaited {
+            awaited.check(self.slot, &disk)?;
+        }
+        self.awaited = None;
+        self.disk = Some(disk);
         Ok(())
     }
 
-    /// Empties the slot and returns the file. Nothing is in flight then or later; what the guest
+    /// Empties the slot and returns the file, if it has come. Nothing is in flight then or later; what the guest
     /// has not flushed is in the host's page cache. To be called in
     /// [`crate::MmioTransport::configure`].
     pub fn detach(&mut self) -> Option<File> {
+        self.awaited = None;
         self.disk.take().map(Disk::into_file)
     }
 }
@@ -64,7 +75,7 @@ impl Device for Block {
     /// struct virtio_blk_config (section 5.2.4). What is not named here belongs to features that
     /// are not offered.
     fn read_config(&self, offset: u64, data: &mut [u8]) {
-        let sectors = self.disk.as_ref().map_or(0, Disk::sectors);
+        let sectors = self.seen().map_or(0, |disk| disk.sectors);
         let mut config = [0; 60];
         let mut put = |at: usize, bytes: &[u8]| {
             for (to, from) in config.iter_mut().skip(at).zip(bytes) {
@@ -92,17 +103,28 @@ impl Device for Block {
         self.queue.take().map(Virtqueue::stop).into_iter().collect()
     }
 
+    fn save(&self) -> DeviceState {
+        DeviceState::Block(self.to_state())
+    }
+
     fn notify(&mut self, _index: usize) -> Result<Work, QueueError> {
-        let Self { slot, disk, queue } = self;
+        let Self {
+            slot,
+            disk,
+            awaited,
+            queue,
+        } = self;
+        let empty = disk.is_none() && awaited.is_none();
         match queue {
-            Some(queue) => queue.drain(|request| serve(*slot, disk.as_mut(), request)),
+            Some(queue) => queue.drain(|request| serve(*slot, disk.as_mut(), empty, request)),
             None => Ok(Work::Done),
         }
     }
 }
 
-/// Carries out one request and returns how many bytes the driver may look at.
-fn serve(slot: u8, disk: Option<&mut Disk>, request: Request<'_>) -> u32 {
+/// Carries out one request and returns how many bytes the driver may look at. `empty`: there is
+/// no disk because there is to be none.
+fn serve(slot: u8, disk: Option<&mut Disk>, empty: bool, request: Request<'_>) -> u32 {
     let Some(parsed) = parse(request) else {
         return 0;
     };
@@ -113,7 +135,7 @@ fn serve(slot: u8, disk: Option<&mut Disk>, request: Request<'_>) -> u32 {
             Ok(()) => Status::Ok,
             Err(_) => Status::IoError,
         },
-        (Ok(Command::Flush), None) => Status::Ok,
+        (Ok(Command::Flush), None) if empty => Status::Ok,
         (Ok(_), None) => Status::IoError,
     };
     match parsed.status.write(&[status as u8]) {

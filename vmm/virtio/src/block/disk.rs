@@ -27,6 +27,23 @@ pub enum AttachError {
         /// The slot.
         slot: u8,
     },
+    /// The guest of a restored slot goes on with the disk that it had.
+    #[error(
+        "slot {slot} was saved with a disk of {want} sectors (read-only: {want_read_only}), this \
+         one has {have} (read-only: {have_read_only}); detach the old one first"
+    )]
+    Different {
+        /// The slot.
+        slot: u8,
+        /// Sectors that the guest has seen.
+        want: u64,
+        /// Whether they were read-only.
+        want_read_only: bool,
+        /// Sectors of the file.
+        have: u64,
+        /// Whether it is to be read-only.
+        have_read_only: bool,
+    },
     /// The descriptor does not tell what it is.
     #[error("cannot inspect the file for slot {slot}")]
     Inspect {
@@ -114,6 +131,10 @@ impl Disk {
     /// Capacity in sectors.
     pub fn sectors(&self) -> u64 {
         self.bytes / SECTOR_BYTES
+    }
+
+    pub fn is_read_only(&self) -> bool {
+        self.read_only
     }
 
     pub fn into_file(self) -> File {

@@ -12,19 +12,23 @@
 //! (CVE-2026-24834 was one lock, left open).
 //!
 //! Requests are carried out one after the other in the call that announces them; a VMM that does
-//! not want its other devices to wait gives each attached disk a thread.
+//! not want its other devices to wait gives each attached disk a thread. Between two calls nothing
+//! is in flight, neither in the queue nor in the file, which is what makes a saved slot and a copy
+//! of its disk fit each other.
 //!
 //! `request` turns guest memory into a typed command, `disk` performs it on the file, `device`
-//! is the glue.
+//! is the glue, `state` is what is saved.
 
 mod device;
 mod disk;
 mod request;
+mod state;
 #[cfg(test)]
 mod tests;
 
 pub use device::Block;
 pub use disk::AttachError;
+pub use state::{BlockState, DiskState};
 
 /// Device id (virtio 1.2, section 5.2.1).
 const DEVICE_ID: u32 = 2;

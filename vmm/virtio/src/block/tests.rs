@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Tests of the slot through its queue.
 
+mod restore;
+
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
 

@@ -1,16 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //! See the module.
 
-use virtio_queue::QueueState;
-
 use super::{DEVICE_ID, F_MAC, F_STATUS, QUEUE_SIZES, TX_QUEUE};
 use crate::device::{Device, Identity, Work, read_config_bytes};
 use crate::queue::{QueueError, Virtqueue};
+use crate::state::{DeviceState, QueueState};
 
 /// A network device without a link.
 #[derive(Debug)]
 pub struct Net {
-    mac: [u8; 6],
+    pub(super) mac: [u8; 6],
     queues: Vec<Virtqueue>,
 }
 
@@ -44,6 +43,10 @@ impl Device for Net {
 
     fn stop(&mut self) -> Vec<QueueState> {
         self.queues.drain(..).map(Virtqueue::stop).collect()
+    }
+
+    fn save(&self) -> DeviceState {
+        DeviceState::Net(self.to_state())
     }
 
     fn notify(&mut self, index: usize) -> Result<Work, QueueError> {

@@ -5,10 +5,12 @@
 //! It is there from the first boot because the machine's layout is fixed.
 
 mod device;
+mod state;
 #[cfg(test)]
 mod tests;
 
 pub use device::Net;
+pub use state::NetState;
 
 /// Device id (virtio 1.2, section 5.1.1).
 const DEVICE_ID: u32 = 1;

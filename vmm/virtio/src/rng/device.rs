@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! See the module.
 
-use rustix::rand::{GetRandomFlags, getrandom};
-use virtio_queue::QueueState;
-
 use super::{CHUNK_BYTES, DEVICE_ID, MAX_REQUEST_BYTES, QUEUE_SIZES};
 use crate::chain::Span;
 use crate::device::{Device, Identity, Work};
 use crate::queue::{QueueError, Virtqueue};
+use crate::state::{DeviceState, QueueState};
+use rustix::rand::{GetRandomFlags, getrandom};
 
 /// An entropy device.
 #[derive(Debug, Default)]
@@ -16,7 +15,7 @@ pub struct Rng {
 }
 
 impl Rng {
-    /// A stopped device.
+    /// A stopped device. It remembers nothing, so a restored one is a new one.
     pub fn new() -> Self {
         Self::default()
     }
@@ -42,6 +41,10 @@ impl Device for Rng {
 
     fn stop(&mut self) -> Vec<QueueState> {
         self.queue.take().map(Virtqueue::stop).into_iter().collect()
+    }
+
+    fn save(&self) -> DeviceState {
+        DeviceState::Rng
     }
 
     fn notify(&mut self, _index: usize) -> Result<Work, QueueError> {

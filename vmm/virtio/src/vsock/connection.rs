@@ -283,6 +283,11 @@ impl Connection {
         self.phase == Phase::Ended && self.outbox.is_empty() && !self.owed.reset
     }
 
+    /// Whether the guest has heard of it and not yet of its end.
+    pub fn is_known_to_guest(&self) -> bool {
+        !self.owed.request && (self.phase != Phase::Ended || self.owed.reset)
+    }
+
     /// Whether [`Connection::next_control`] has a packet.
     pub fn has_control(&self) -> bool {
         self.due().is_some()

@@ -3,18 +3,19 @@
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 
-use virtio_queue::QueueState;
-
+use super::interruption::Interruption;
 use super::muxer::Muxer;
 use super::poller::VsockError;
-use super::{DEVICE_ID, EVENT_QUEUE, GUEST_CID, QUEUE_SIZES};
+use super::{DEVICE_ID, GUEST_CID, QUEUE_SIZES};
 use crate::device::{Device, Identity, Work, read_config_bytes};
 use crate::queue::{QueueError, Virtqueue};
+use crate::state::{DeviceState, QueueState};
 
 /// A socket device.
 #[derive(Debug)]
 pub struct Vsock {
     pub(super) muxer: Muxer,
+    pub(super) interruption: Interruption,
     queues: Option<Queues>,
 }
 
@@ -22,7 +23,7 @@ pub struct Vsock {
 struct Queues {
     receive: Virtqueue,
     transmit: Virtqueue,
-    /// Buffers for events, of which a restore will have one to report.
+    /// Buffers for events, of which a restore may have one to report.
     event: Virtqueue,
 }
 
@@ -30,22 +31,44 @@ impl Vsock {
     /// A stopped device for the programs that connect to `listener`, a listening Unix stream
     /// socket. It becomes non-blocking.
     pub fn new(listener: OwnedFd) -> Result<Self, VsockError> {
-        Ok(Self {
-            muxer: Muxer::new(listener)?,
+        let muxer = Muxer::new(listener)?;
+        Ok(Self::from_parts(muxer, Interruption::default()))
+    }
+
+    pub(super) fn from_parts(muxer: Muxer, interruption: Interruption) -> Self {
+        Self {
+            muxer,
+            interruption,
             queues: None,
-        })
+        }
+    }
+
+    /// How many connections a restore of what is saved now would cut off.
+    pub fn connections(&self) -> u32 {
+        self.muxer.connections()
     }
 
     /// Moves packets both ways as far as they go.
     fn serve(&mut self) -> Result<Work, QueueError> {
         let Self {
             muxer,
+            interruption,
             queues: Some(queues),
         } = self
         else {
             return Ok(Work::Done);
         };
         let sent = transmit(&mut queues.transmit, muxer)?;
+        if !interruption.is_over() {
+            interruption.proceed(&mut queues.event)?;
+        }
+        if !interruption.is_over() {
+            // The driver's next event buffer brings this back.
+            return Ok(match sent {
+                Sent::More => Work::More,
+                Sent::All | Sent::Blocked => Work::Done,
+            });
+        }
         let received = receive(&mut queues.receive, muxer)?;
         // Transmission may have waited for the room that reception has made.
         let resumed = sent == Sent::Blocked && muxer.can_receive();
@@ -81,8 +104,8 @@ impl Device for Vsock {
         self.muxer.guest_appeared();
     }
 
+    /// Connections stay: packets under way are in the queues or not yet made.
     fn stop(&mut self) -> Vec<QueueState> {
-        self.muxer.guest_vanished();
         let Some(Queues {
             receive,
             transmit,
@@ -94,11 +117,19 @@ impl Device for Vsock {
         vec![receive.stop(), transmit.stop(), event.stop()]
     }
 
-    fn notify(&mut self, index: usize) -> Result<Work, QueueError> {
-        match index {
-            EVENT_QUEUE => Ok(Work::Done),
-            _ => self.serve(),
-        }
+    fn reset(&mut self) {
+        self.muxer.guest_vanished();
+        self.interruption = Interruption::default();
+    }
+
+    fn save(&self) -> DeviceState {
+        DeviceState::Vsock(self.to_state())
+    }
+
+    /// The queues depend on each other, the receive queue on the event queue too, and what is left
+    /// of a call is announced under the number that it came with: all are looked at for each.
+    fn notify(&mut self, _index: usize) -> Result<Work, QueueError> {
+        self.serve()
     }
 
     fn poll_fd(&self) -> Option<BorrowedFd<'_>> {

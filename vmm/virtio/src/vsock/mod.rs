@@ -18,7 +18,8 @@
 //! * `flow`: credit, both ways.
 //! * `connection`: one connection as a state machine without sockets and without a clock.
 //! * `muxer`: all connections and their sockets (`socket`, `poller`, `staging`).
-//! * `device`: the queues.
+//! * `interruption`: what the guest has to hear when a restore has cost it its connections.
+//! * `device`: the queues; `state`: what is saved.
 //!
 //! No byte is lost at the end: what a side sent before it closed is delivered before the other
 //! side sees the end. The exception is a receiver that is itself gone.
@@ -26,16 +27,19 @@
 mod connection;
 mod device;
 mod flow;
+mod interruption;
 mod muxer;
 mod packet;
 mod poller;
 mod socket;
 mod staging;
+mod state;
 #[cfg(test)]
 mod tests;
 
 pub use device::Vsock;
 pub use poller::VsockError;
+pub use state::{InterruptionState, RefusalState, VsockState};
 
 /// Device id (virtio 1.2, section 5.10.1).
 const DEVICE_ID: u32 = 19;
@@ -43,7 +47,6 @@ const DEVICE_ID: u32 = 19;
 /// Receive, transmit, event. Linux fills the receive queue with 4 KiB buffers that stay allocated
 /// in every guest: 64 of them are 256 KiB, one connection's whole credit.
 const QUEUE_SIZES: &[u16] = &[64, 128, 8];
-const EVENT_QUEUE: usize = 2;
 
 /// The guest's address. Each VM has a host of its own, so all guests have the same.
 const GUEST_CID: u64 = 3;

@@ -18,7 +18,7 @@ use super::{GREETING_TICKS, MAX_CONNECTIONS, MAX_PENDING_RESETS, Tick};
 use crate::chain::{MemoryError, Span};
 
 /// Ports of the host's programs: from here on, away from the numbers that people choose.
-const FIRST_HOST_PORT: u32 = 1 << 30;
+pub(super) const FIRST_HOST_PORT: u32 = 1 << 30;
 
 /// Programs accepted in one call of [`Muxer::poll`]; the others are reported again.
 const MAX_ACCEPTS: usize = 64;
@@ -35,9 +35,10 @@ pub(super) struct Muxer {
     now: Tick,
     /// By the host's port.
     endpoints: BTreeMap<u32, Endpoint>,
-    next_port: u32,
+    pub(super) next_port: u32,
     ready: VecDeque<u32>,
-    resets: VecDeque<Header>,
+    /// Answers to packets that belonged to no connection.
+    pub(super) resets: VecDeque<Header>,
     staging: Staging,
 }
 
@@ -97,6 +98,16 @@ impl Muxer {
             }
             self.settle(port);
         }
+    }
+
+    /// Connections that the guest takes for open, or will until a packet reaches it.
+    pub fn connections(&self) -> u32 {
+        let known = |endpoint: &&Endpoint| match &endpoint.state {
+            State::Greeting { .. } => false,
+            State::Connected(connection) => connection.is_known_to_guest(),
+        };
+        let count = self.endpoints.values().filter(known).count();
+        u32::try_from(count).unwrap_or(u32::MAX)
     }
 
     /// Does what the host's side announces.
@@ -449,7 +460,7 @@ impl Muxer {
     }
 
     /// There are fewer connections than ports.
-    fn allocate_port(&mut self) -> u32 {
+    pub(super) fn allocate_port(&mut self) -> u32 {
         loop {
             let port = self.next_port;
             self.next_port = port.checked_add(1).unwrap_or(FIRST_HOST_PORT);

@@ -7,18 +7,21 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use crate::testing::{BUFFERS, Driver, Part};
+use crate::state::DeviceState;
+use crate::testing::{BUFFERS, Driver, F_EVENT_IDX, F_VERSION_1, Part};
 use crate::vsock::packet::{HEADER_BYTES, Header, Op, Ports};
-use crate::vsock::{GUEST_CID, HOST_CID, Vsock};
+use crate::vsock::{GUEST_CID, HOST_CID, Vsock, VsockState};
 
 pub(super) const RX: usize = 0;
 pub(super) const TX: usize = 1;
+pub(super) const EVENT: usize = 2;
 
 const RX_BYTES: u32 = 4096;
 const TX_BUFFERS: u64 = BUFFERS + 0x8_0000;
 /// A header's page and the largest packet.
 const TX_SLOT_BYTES: u64 = 0x1_1000;
 const TX_SLOTS: u64 = 16;
+const EVENTS: u64 = BUFFERS + 0x7_0000;
 
 /// How long a test waits for something that should come at once.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -30,23 +33,37 @@ pub(super) struct Guest {
     tx: HashMap<u16, u64>,
     tx_free: Vec<u64>,
     arrived: VecDeque<(Header, Vec<u8>)>,
+    events: HashMap<u16, u64>,
 }
 
 impl Guest {
     /// With buffers in the receive queue.
     pub fn start() -> Self {
-        let mut guest = Self::without_buffers();
+        Self::without_buffers().with_buffers()
+    }
+
+    /// The same without the feature that both sides name the place of their next notification.
+    pub fn start_plain() -> Self {
+        Self::with_features(F_VERSION_1).with_buffers()
+    }
+
+    fn with_buffers(mut self) -> Self {
+        let guest = &mut self;
         for index in 0..64 {
             guest.add_buffer(BUFFERS + index * u64::from(RX_BYTES));
         }
         guest.driver.kick(RX);
-        guest
+        self
     }
 
     pub fn without_buffers() -> Self {
+        Self::with_features(F_VERSION_1 | F_EVENT_IDX)
+    }
+
+    fn with_features(features: u64) -> Self {
         let directory = TempDir::new().unwrap();
         let listener = UnixListener::bind(directory.path().join("sock")).unwrap();
-        let driver = Driver::start(Vsock::new(listener.into()).unwrap());
+        let driver = Driver::with_features(Vsock::new(listener.into()).unwrap(), features);
         let tx_free = (0..TX_SLOTS)
             .map(|slot| TX_BUFFERS + slot * TX_SLOT_BYTES)
             .collect();
@@ -57,6 +74,55 @@ impl Guest {
             tx: HashMap::new(),
             tx_free,
             arrived: VecDeque::new(),
+            events: HashMap::new(),
+        }
+    }
+
+    /// The guest as a restored machine finds it, with a socket of its own on the host.
+    pub fn fork(&self) -> Self {
+        let directory = TempDir::new().unwrap();
+        let listener = UnixListener::bind(directory.path().join("sock")).unwrap();
+        let restore =
+            |state: &DeviceState| Vsock::restore(listener.into(), state.vsock().unwrap()).unwrap();
+        self.with(self.driver.fork(restore), directory)
+    }
+
+    /// The same guest behind another device, whose socket is in `directory`.
+    pub fn with(&self, driver: Driver<Vsock>, directory: TempDir) -> Self {
+        Self {
+            driver,
+            directory,
+            rx: self.rx.clone(),
+            tx: self.tx.clone(),
+            tx_free: self.tx_free.clone(),
+            arrived: self.arrived.clone(),
+            events: self.events.clone(),
+        }
+    }
+
+    pub fn state(&self) -> VsockState {
+        self.driver.transport.save().device.vsock().unwrap().clone()
+    }
+
+    /// One more buffer for an event; without a notification.
+    pub fn add_event_buffer(&mut self) {
+        let at = EVENTS + 4 * self.driver.queues[EVENT].free() as u64;
+        self.driver.poke(at, &[0xff; 4]);
+        let head = self.driver.queues[EVENT].add(&[Part::Write(at, 4)]);
+        self.events.insert(head, at);
+    }
+
+    /// The next event.
+    pub fn event(&mut self) -> Option<Vec<u8>> {
+        let (head, len) = self.driver.queues[EVENT].take()?;
+        Some(self.driver.peek(self.events[&head], len as usize))
+    }
+
+    /// What Linux does when it is through with an event: it notifies only if it is asked to.
+    pub fn refill_event(&mut self) {
+        self.add_event_buffer();
+        if self.driver.queues[EVENT].wants_notification() {
+            self.driver.kick(EVENT);
         }
     }
 
@@ -139,6 +205,12 @@ impl Guest {
 
     /// Any bytes as header and data.
     pub fn send_raw(&mut self, header: &[u8], data: &[u8]) {
+        self.queue_packet(header, data);
+        self.driver.kick(TX);
+    }
+
+    /// Without a notification.
+    pub fn queue_packet(&mut self, header: &[u8], data: &[u8]) {
         self.reclaim();
         let slot = self
             .tx_free
@@ -155,7 +227,6 @@ impl Guest {
         }
         let head = self.driver.queues[TX].add(&parts);
         self.tx.insert(head, slot);
-        self.driver.kick(TX);
     }
 
     /// How many packets the device has not taken.
@@ -173,7 +244,7 @@ impl Guest {
 }
 
 /// A socket of the guest: its ports and its credit.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Socket {
     ports: Ports,
     pub sent: u32,
