@@ -1,14 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The cold boot: from open files to running processors, in one screen. The order is the
-//! content.
+//! The cold boot: from open files to a machine at its kernel's first instruction, in one screen.
+//! The order is the content. Only templates are made so; everything else is a `restore` of one.
 //!
 //! jail first: nothing of what follows needs a privilege, and the images are foreign bytes ->
 //! memory -> memory slots, then interrupt controllers (see [`cube_hv::Vm::new`]) -> processors
-//! (their local interrupt controllers need the others) -> devices and their wires -> what the
-//! kernel is told (it names the devices) -> threads, standing -> run.
+//! (their local interrupt controllers need the others) -> devices -> what the kernel is told (it
+//! names the devices) -> wires and threads, standing.
 
 use std::io;
-use std::sync::Arc;
 
 use cube_hv::memory::MemoryError;
 use cube_hv::{Kvm, KvmError, LongMode, Vcpu, VcpuError, Vm, VmError, memory};
@@ -16,22 +15,17 @@ use thiserror::Error;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryError};
 
 use crate::acpi;
-use crate::bus::{Bus, Overlap, Registers};
 use crate::config::{BootConfig, Shape};
-use crate::control::{BootFiles, RunState};
+use crate::control::BootFiles;
 use crate::devices::{Devices, DevicesError};
 use crate::end::Ending;
-use crate::gate::{Gate, Wanted};
 use crate::image::{Image, ImageError};
-use crate::io_thread::IoThread;
 use crate::jail::{self, JailError};
 use crate::kernel::{Kernel, KernelError};
 use crate::layout;
-use crate::machine::Machine;
+use crate::machine::{AssembleError, Machine, Parts};
 use crate::params::{self, ParamsError};
-use crate::power::{Keyboard, Reset, Sleep};
 use crate::serial::Console;
-use crate::vcpu::{Buses, VcpuThread};
 
 /// Why there is no machine.
 #[derive(Debug, Error)]
@@ -60,9 +54,6 @@ pub enum BootError {
     /// The devices.
     #[error("the machine's devices could not be made")]
     Devices(#[from] DevicesError),
-    /// Two devices at one place.
-    #[error("a device could not be placed")]
-    Place(#[from] Overlap),
     /// The serial console.
     #[error("the serial console could not be made")]
     Console(#[source] io::Error),
@@ -72,12 +63,12 @@ pub enum BootError {
     /// Tables for the first instruction.
     #[error("the machine's tables could not be written")]
     Tables(#[from] GuestMemoryError),
-    /// A thread.
-    #[error("a thread of the machine could not be started")]
-    Thread(#[source] io::Error),
+    /// Wires and threads.
+    #[error("the machine could not be put together")]
+    Assemble(#[from] AssembleError),
 }
 
-/// Builds the machine and lets it run.
+/// Builds the machine; its processors stand.
 pub(crate) fn boot(
     config: &BootConfig,
     shape: Shape,
@@ -102,35 +93,20 @@ pub(crate) fn boot(
 
     let devices = Devices::new(memory, files.vsock)?;
     let console = Console::new(files.serial).map_err(BootError::Console)?;
-    devices.connect(&vm)?;
-    vm.connect_interrupt(console.irq(), layout::SERIAL_GSI)?;
-
     let (tables, rsdp) = acpi::tables(layout::ACPI, shape.vcpus(), &devices.windows());
     memory.write_slice(&tables, GuestAddress(layout::ACPI))?;
     let cmdline = params::cmdline(&config.cmdline)?;
     params::write(memory, shape, &kernel, initramfs, &cmdline, rsdp)?;
 
-    let buses = Arc::new(make_buses(&devices, &console, ending)?);
-    let gate = Arc::new(Gate::new(vcpus.len()));
-    let io = serve_devices(&devices, ending).map_err(BootError::Thread)?;
-    let mut machine = Machine {
-        vcpus: Vec::new(),
-        gate,
-        state: RunState::Running,
-        io,
-        disks: Default::default(),
+    let parts = Parts {
+        kvm,
+        vm,
+        shape,
+        vcpus,
         devices,
         console,
-        ending: ending.clone(),
-        _vm: vm,
     };
-    for vcpu in vcpus {
-        let (buses, gate) = (Arc::clone(&buses), Arc::clone(&machine.gate));
-        let thread = VcpuThread::spawn(vcpu, buses, gate, ending.clone());
-        machine.vcpus.push(thread.map_err(BootError::Thread)?);
-    }
-    machine.gate.turn(Wanted::Run, || {});
-    Ok(machine)
+    Ok(Machine::assemble(parts, ending)?)
 }
 
 fn make_vcpus(kvm: &Kvm, vm: &Vm, shape: Shape) -> Result<Vec<Vcpu>, BootError> {
@@ -142,36 +118,4 @@ fn make_vcpus(kvm: &Kvm, vm: &Vm, shape: Shape) -> Result<Vec<Vcpu>, BootError> 
         vcpus.push(vcpu);
     }
     Ok(vcpus)
-}
-
-fn make_buses(
-    devices: &Devices,
-    console: &Arc<Console>,
-    ending: &Ending,
-) -> Result<Buses, BootError> {
-    let devices_at_ports: [(u16, u16, Box<dyn Registers>); 4] = [
-        (
-            layout::SERIAL_PORT,
-            layout::SERIAL_PORTS,
-            Box::new(Arc::clone(console)),
-        ),
-        (layout::SLEEP_PORT, 2, Box::new(Sleep(ending.clone()))),
-        (layout::RESET_PORT, 1, Box::new(Reset(ending.clone()))),
-        (layout::KEYBOARD_PORT, 1, Box::new(Keyboard(ending.clone()))),
-    ];
-    let mut ports = Bus::default();
-    for (first, count, device) in devices_at_ports {
-        ports.insert(first.into(), count.into(), device)?;
-    }
-    let mut memory = Bus::default();
-    devices.place(&mut memory)?;
-    Ok(Buses { ports, memory })
-}
-
-fn serve_devices(devices: &Devices, ending: &Ending) -> io::Result<IoThread> {
-    let io = IoThread::spawn("devices", Arc::clone(devices.all()), ending.clone())?;
-    for number in 0..devices.all().len() {
-        io.adopt(number)?;
-    }
-    Ok(io)
 }

@@ -131,6 +131,11 @@ impl Shape {
         self.vcpus
     }
 
+    /// Guest memory in MiB.
+    pub fn memory_mib(self) -> u32 {
+        self.memory_mib
+    }
+
     /// Guest memory in bytes.
     pub fn memory_bytes(self) -> u64 {
         u64::from(self.memory_mib) << 20

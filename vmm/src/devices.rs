@@ -16,6 +16,7 @@ use cube_hv::{GuestMemory, Vm, VmError};
 use cube_virtio::block::Block;
 use cube_virtio::net::Net;
 use cube_virtio::rng::Rng;
+use cube_virtio::state::{RestoreError, TransportState};
 use cube_virtio::vsock::{Vsock, VsockError};
 use cube_virtio::{MmioTransport, QUEUE_NOTIFY, TransportError};
 use thiserror::Error;
@@ -28,6 +29,9 @@ use crate::layout;
 
 /// The number of the first block slot.
 const FIRST_SLOT: usize = 3;
+
+/// How many there are.
+const COUNT: usize = FIRST_SLOT + BLOCK_SLOTS as usize;
 
 /// The network device's address until a sandbox claims it: locally administered, the same in
 /// every machine.
@@ -42,6 +46,21 @@ pub enum DevicesError {
     /// A device's registers and events.
     #[error("a device's registers could not be made")]
     Transport(#[from] TransportError),
+    /// A saved device.
+    #[error("device {number} could not be restored")]
+    Restore {
+        /// Its number.
+        number: usize,
+        /// Why.
+        #[source]
+        source: RestoreError,
+    },
+    /// There are more or fewer saved devices than a machine has.
+    #[error("the state of {found} devices was given to a machine of {COUNT}")]
+    Count {
+        /// How many.
+        found: usize,
+    },
     /// Two devices at one place.
     #[error("a device could not be placed")]
     Place(#[from] Overlap),
@@ -75,6 +94,57 @@ impl Devices {
         }
         let all = all.into();
         Ok(Self { all, slots })
+    }
+
+    /// Makes the saved ones; `vsock` is as in [`Devices::new`]. Connect them when the interrupt
+    /// controllers are restored.
+    pub fn restore(
+        memory: &GuestMemory,
+        vsock: OwnedFd,
+        states: &[TransportState],
+    ) -> Result<Self, DevicesError> {
+        let [vsock_state, rng_state, net_state, slot_states @ ..] = states else {
+            return Err(DevicesError::Count {
+                found: states.len(),
+            });
+        };
+        if states.len() != COUNT {
+            return Err(DevicesError::Count {
+                found: states.len(),
+            });
+        }
+        let vsock = || {
+            let vsock = Vsock::restore(vsock, vsock_state.device.vsock()?)?;
+            MmioTransport::restore(vsock, memory.clone(), vsock_state)
+        };
+        let rng = || MmioTransport::restore(Rng::new(), memory.clone(), rng_state);
+        let net = || {
+            let net = Net::restore(net_state.device.net()?);
+            MmioTransport::restore(net, memory.clone(), net_state)
+        };
+        let mut all: Vec<SharedDevice> = vec![
+            Arc::new(vsock().map_err(numbered(0))?),
+            Arc::new(rng().map_err(numbered(1))?),
+            Arc::new(net().map_err(numbered(2))?),
+        ];
+        let mut slots = Vec::new();
+        for (slot, state) in (0..).zip(slot_states) {
+            let block = || {
+                let block = Block::restore(slot, state.device.block()?);
+                MmioTransport::restore(block, memory.clone(), state)
+            };
+            let number = FIRST_SLOT + usize::from(slot);
+            let transport = Arc::new(block().map_err(numbered(number))?);
+            slots.push(Arc::clone(&transport));
+            all.push(transport);
+        }
+        let all = all.into();
+        Ok(Self { all, slots })
+    }
+
+    /// The state of each, by number. No thread may serve them meanwhile.
+    pub fn save(&self) -> Vec<TransportState> {
+        self.all.iter().map(|device| device.save()).collect()
     }
 
     /// All devices, by number.
@@ -127,4 +197,8 @@ impl Devices {
         }
         Ok(())
     }
+}
+
+fn numbered(number: usize) -> impl FnOnce(RestoreError) -> DevicesError {
+    move |source| DevicesError::Restore { number, source }
 }

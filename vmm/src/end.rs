@@ -17,6 +17,7 @@ use thiserror::Error;
 use crate::boot::BootError;
 use crate::control::PacketError;
 use crate::exit::ExitReason;
+use crate::restore::RestoreError;
 
 /// The end of a machine.
 #[derive(Debug)]
@@ -33,9 +34,20 @@ pub enum End {
         vcpu: u8,
     },
     /// The machine was never built.
-    NotBooted(BootError),
+    NotBuilt(Unbuilt),
     /// The host's side failed.
     Failed(Failure),
+}
+
+/// Why a machine was never built.
+#[derive(Debug, Error)]
+pub enum Unbuilt {
+    /// From a kernel.
+    #[error(transparent)]
+    Boot(BootError),
+    /// From a snapshot.
+    #[error(transparent)]
+    Restore(RestoreError),
 }
 
 /// What can fail on the host's side of a running machine.
@@ -65,7 +77,7 @@ impl End {
             End::PoweredOff | End::Quit => ExitReason::Stopped,
             End::Reset => ExitReason::GuestReset,
             End::Shutdown { .. } => ExitReason::GuestFault,
-            End::NotBooted(_) => ExitReason::BootFailed,
+            End::NotBuilt(_) => ExitReason::BootFailed,
             End::Failed(Failure::Run(_) | Failure::Resume(_)) => ExitReason::Hypervisor,
             End::Failed(Failure::Devices(_)) => ExitReason::Device,
             End::Failed(Failure::Control(_) | Failure::Wait(_)) => ExitReason::Control,
@@ -81,7 +93,7 @@ impl fmt::Display for End {
             End::Quit => out.write_str("told to quit"),
             End::Reset => out.write_str("the guest asked for a reset"),
             End::Shutdown { vcpu } => write!(out, "virtual processor {vcpu} shut down"),
-            End::NotBooted(error) => out.write_str(&chain(error).join(": ")),
+            End::NotBuilt(error) => out.write_str(&chain(error).join(": ")),
             End::Failed(failure) => out.write_str(&chain(failure).join(": ")),
         }
     }

@@ -4,7 +4,7 @@
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use cube_virtio::{Device, Event, MmioTransport};
@@ -32,6 +32,8 @@ struct Poller {
     epoll: OwnedFd,
     /// Readable once the thread is to end.
     stop: OwnedFd,
+    /// Held while devices work.
+    work: Mutex<()>,
     /// All devices of the machine; which of them are served here is the epoll's matter.
     devices: Arc<[SharedDevice]>,
 }
@@ -42,6 +44,7 @@ impl IoThread {
         let poller = Poller {
             epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
             stop: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
+            work: Mutex::new(()),
             devices,
         };
         poller.watch(&poller.stop, Token::STOP)?;
@@ -74,6 +77,11 @@ impl IoThread {
         Ok(())
     }
 
+    /// Waits for the work that has begun, and lets no device work for as long as the result lives.
+    pub fn hold(&self) -> MutexGuard<'_, ()> {
+        self.poller.begin_work()
+    }
+
     /// Ends the thread after the work that has begun.
     pub fn stop(self) {
         // Once in the life of the counter: it cannot be full.
@@ -89,6 +97,11 @@ impl Poller {
         self.devices
             .get(index)
             .expect("the machine numbers its own devices")
+    }
+
+    /// The lock protects no data of its own: a panic has ended the whole process.
+    fn begin_work(&self) -> MutexGuard<'_, ()> {
+        self.work.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn watch(&self, source: impl std::os::fd::AsFd, token: Token) -> io::Result<()> {
@@ -108,6 +121,7 @@ impl Poller {
                 Err(Errno::INTR) => continue,
                 result => result?,
             };
+            let _work = self.begin_work();
             for event in events {
                 match Token(event.data.u64()).meaning() {
                     None => return Ok(()),

@@ -2,8 +2,8 @@
 //! One process that runs one microVM.
 //!
 //! The binary `cube-vmm` is this library behind a small `main`. The runtime links the library
-//! too, for four modules: [`config`] and [`control`] to ask, [`exit`] to understand the end,
-//! and [`probe`] to judge the host. Start reading in `service` (the main thread) and `boot`.
+//! too, for five modules: [`config`] and [`control`] to ask, [`exit`] to understand the end,
+//! [`probe`] to judge the host, and [`fingerprint`] to recognise it. Start reading in `service` (the main thread) and `restore`.
 //!
 //! ```text
 //!  runtime ── control socket ──► service ── owns ──► machine
@@ -22,6 +22,7 @@ pub mod control;
 mod devices;
 mod end;
 pub mod exit;
+pub mod fingerprint;
 mod gate;
 mod image;
 mod io_thread;
@@ -30,10 +31,15 @@ mod kernel;
 mod layout;
 pub mod log;
 mod machine;
+mod pagemap;
 mod params;
 mod power;
+mod prefault;
+mod restore;
+mod save;
 mod serial;
 mod service;
+mod state;
 mod vcpu;
 
 pub use cube_hv::probe;

@@ -2,27 +2,48 @@
 //! A built machine, owned by the main thread: nobody else changes it.
 //!
 //! ```text
-//!   build (boot.rs) ──► Paused ◄──────► Running ──► stop
+//!   boot.rs or restore.rs ── assemble ──► Paused ◄──────► Running ──► stop
+//!                                           └── save.rs: as files, any number of times
 //! ```
 //! Threads: one for each processor, one for all devices, and one more for each attached disk,
 //! so that a slow disk delays neither its siblings nor a container's output.
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard};
 
-use cube_hv::Vm;
+use cube_hv::{Kvm, Vcpu, Vm, VmError};
 use cube_virtio::block::AttachError;
 use thiserror::Error;
 
-use crate::config::{BLOCK_SLOTS, Slot};
+use crate::bus::{Bus, Overlap, Registers};
+use crate::config::{BLOCK_SLOTS, Shape, Slot};
 use crate::control::{RunState, Stats};
-use crate::devices::Devices;
+use crate::devices::{Devices, DevicesError};
 use crate::end::Ending;
 use crate::gate::{Gate, Wanted};
 use crate::io_thread::IoThread;
+use crate::layout;
+use crate::power::{Keyboard, Reset, Sleep};
 use crate::serial::Console;
-use crate::vcpu::VcpuThread;
+use crate::vcpu::{Buses, VcpuThread};
+
+/// Why the parts did not become a machine.
+#[derive(Debug, Error)]
+pub enum AssembleError {
+    /// A device.
+    #[error("the machine's devices could not be connected")]
+    Devices(#[from] DevicesError),
+    /// The console.
+    #[error("the serial console could not be connected")]
+    Console(#[from] VmError),
+    /// Two devices at one place.
+    #[error("a device could not be placed")]
+    Place(#[from] Overlap),
+    /// A thread.
+    #[error("a thread of the machine could not be started")]
+    Thread(#[from] io::Error),
+}
 
 /// Why a machine did not do what it was told.
 #[derive(Debug, Error)]
@@ -62,23 +83,74 @@ pub enum MachineError {
     },
 }
 
+/// What a machine is made of, booted or restored.
+pub(crate) struct Parts {
+    /// The host's KVM.
+    pub kvm: Kvm,
+    /// The machine in it, with its memory.
+    pub vm: Vm,
+    /// The size of it.
+    pub shape: Shape,
+    /// The processors, by number.
+    pub vcpus: Vec<Vcpu>,
+    /// The virtio devices.
+    pub devices: Devices,
+    /// The serial console.
+    pub console: Arc<Console>,
+}
+
 /// A machine.
 pub(crate) struct Machine {
+    pub kvm: Kvm,
+    pub vm: Vm,
+    pub shape: Shape,
     pub vcpus: Vec<VcpuThread>,
-    pub gate: Arc<Gate>,
-    pub state: RunState,
-    /// Serves every device that has no thread of its own.
-    pub io: IoThread,
-    /// The threads of the attached disks, by slot.
-    pub disks: [Option<IoThread>; BLOCK_SLOTS as usize],
     pub devices: Devices,
     pub console: Arc<Console>,
-    pub ending: Ending,
-    /// Held, not used: the interrupts and notifications of the devices are wired to it.
-    pub _vm: Vm,
+    pub state: RunState,
+    gate: Arc<Gate>,
+    /// Serves every device that has no thread of its own.
+    io: IoThread,
+    /// The threads of the attached disks, by slot.
+    disks: [Option<IoThread>; BLOCK_SLOTS as usize],
+    ending: Ending,
 }
 
 impl Machine {
+    /// Connects the parts and starts the threads. The processors stand.
+    pub fn assemble(parts: Parts, ending: &Ending) -> Result<Self, AssembleError> {
+        let Parts {
+            kvm,
+            vm,
+            shape,
+            vcpus,
+            devices,
+            console,
+        } = parts;
+        devices.connect(&vm)?;
+        vm.connect_interrupt(console.irq(), layout::SERIAL_GSI)?;
+        let buses = Arc::new(make_buses(&devices, &console, ending)?);
+        let gate = Arc::new(Gate::new(vcpus.len()));
+        let io = serve_devices(&devices, ending)?;
+        let start = |vcpu| {
+            let (buses, gate) = (Arc::clone(&buses), Arc::clone(&gate));
+            VcpuThread::spawn(vcpu, buses, gate, ending.clone())
+        };
+        Ok(Self {
+            vcpus: vcpus.into_iter().map(start).collect::<io::Result<_>>()?,
+            kvm,
+            vm,
+            shape,
+            devices,
+            console,
+            state: RunState::Paused,
+            gate,
+            io,
+            disks: Default::default(),
+            ending: ending.clone(),
+        })
+    }
+
     /// Lets the processors of a paused machine run.
     pub fn resume(&mut self) -> Result<(), MachineError> {
         self.change_state(RunState::Running)?;
@@ -93,6 +165,12 @@ impl Machine {
         self.gate.turn(Wanted::Stand, || self.kick());
         self.gate.wait_until_all_stand();
         Ok(())
+    }
+
+    /// Waits for the work that devices have begun, and lets none work for as long as the result lives.
+    pub fn hold_devices(&self) -> Vec<MutexGuard<'_, ()>> {
+        let threads = self.disks.iter().flatten().chain([&self.io]);
+        threads.map(IoThread::hold).collect()
     }
 
     /// Puts a disk into an empty slot; the guest is told that the slot's size has changed.
@@ -181,4 +259,36 @@ impl Machine {
         }
         self.io.adopt(Devices::number_of(slot))
     }
+}
+
+fn make_buses(
+    devices: &Devices,
+    console: &Arc<Console>,
+    ending: &Ending,
+) -> Result<Buses, AssembleError> {
+    let devices_at_ports: [(u16, u16, Box<dyn Registers>); 4] = [
+        (
+            layout::SERIAL_PORT,
+            layout::SERIAL_PORTS,
+            Box::new(Arc::clone(console)),
+        ),
+        (layout::SLEEP_PORT, 2, Box::new(Sleep(ending.clone()))),
+        (layout::RESET_PORT, 1, Box::new(Reset(ending.clone()))),
+        (layout::KEYBOARD_PORT, 1, Box::new(Keyboard(ending.clone()))),
+    ];
+    let mut ports = Bus::default();
+    for (first, count, device) in devices_at_ports {
+        ports.insert(first.into(), count.into(), device)?;
+    }
+    let mut memory = Bus::default();
+    devices.place(&mut memory)?;
+    Ok(Buses { ports, memory })
+}
+
+fn serve_devices(devices: &Devices, ending: &Ending) -> io::Result<IoThread> {
+    let io = IoThread::spawn("devices", Arc::clone(devices.all()), ending.clone())?;
+    for number in 0..devices.all().len() {
+        io.adopt(number)?;
+    }
+    Ok(io)
 }

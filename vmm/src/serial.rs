@@ -11,7 +11,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::event::{EventfdFlags, eventfd};
-use vm_superio::{Serial, Trigger};
+use serde::{Deserialize, Serialize};
+use vm_superio::serial::NoEvents;
+use vm_superio::{Serial, SerialState, Trigger};
 
 use crate::bus::Registers;
 
@@ -23,7 +25,7 @@ const LOG_KEPT: u64 = 256 << 10;
 /// The serial console.
 pub(crate) struct Console {
     interrupt: OwnedFd,
-    uart: Mutex<Serial<Line, vm_superio::serial::NoEvents, BoundedLog>>,
+    uart: Mutex<Serial<Line, NoEvents, BoundedLog>>,
 }
 
 impl Console {
@@ -38,6 +40,24 @@ impl Console {
         }))
     }
 
+    /// The saved console, whose output goes on in `log`. An interrupt that was pending is raised again.
+    pub fn restore(log: OwnedFd, state: &ConsoleState) -> io::Result<Arc<Self>> {
+        let interrupt = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        let line = Line(interrupt.try_clone()?);
+        let log = BoundedLog::new(File::from(log));
+        let uart = Serial::from_state(&state.registers(), line, NoEvents, log)
+            .map_err(|error| io::Error::other(format!("its registers do not fit: {error:?}")))?;
+        Ok(Arc::new(Self {
+            interrupt,
+            uart: Mutex::new(uart),
+        }))
+    }
+
+    /// The console's registers.
+    pub fn save(&self) -> ConsoleState {
+        ConsoleState::of(self.lock().state())
+    }
+
     /// The interrupt, for an irqfd.
     pub fn irq(&self) -> BorrowedFd<'_> {
         self.interrupt.as_fd()
@@ -50,8 +70,55 @@ impl Console {
         (log.written, log.dropped)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Serial<Line, vm_superio::serial::NoEvents, BoundedLog>> {
+    fn lock(&self) -> MutexGuard<'_, Serial<Line, NoEvents, BoundedLog>> {
         self.uart.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The registers of a saved console. It has no input, so its buffer holds what the guest put there
+/// itself, in loopback mode.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ConsoleState {
+    baud_divisor: [u8; 2],
+    interrupt_enable: u8,
+    interrupt_identification: u8,
+    line_control: u8,
+    line_status: u8,
+    modem_control: u8,
+    modem_status: u8,
+    scratch: u8,
+    input: Vec<u8>,
+}
+
+impl ConsoleState {
+    fn of(state: SerialState) -> Self {
+        Self {
+            baud_divisor: [state.baud_divisor_low, state.baud_divisor_high],
+            interrupt_enable: state.interrupt_enable,
+            interrupt_identification: state.interrupt_identification,
+            line_control: state.line_control,
+            line_status: state.line_status,
+            modem_control: state.modem_control,
+            modem_status: state.modem_status,
+            scratch: state.scratch,
+            input: state.in_buffer,
+        }
+    }
+
+    fn registers(&self) -> SerialState {
+        let [baud_divisor_low, baud_divisor_high] = self.baud_divisor;
+        SerialState {
+            baud_divisor_low,
+            baud_divisor_high,
+            interrupt_enable: self.interrupt_enable,
+            interrupt_identification: self.interrupt_identification,
+            line_control: self.line_control,
+            line_status: self.line_status,
+            modem_control: self.modem_control,
+            modem_status: self.modem_status,
+            scratch: self.scratch,
+            in_buffer: self.input.clone(),
+        }
     }
 }
 
@@ -174,6 +241,40 @@ mod tests {
         }
         assert_eq!(content(&mut file), "hello\n");
         assert_eq!(console.counts(), (6, 0));
+    }
+
+    #[test]
+    fn a_restored_console_is_the_saved_one() {
+        let (log, mut file) = appending();
+        let console = Console::new(log.try_clone().unwrap().into()).unwrap();
+        // Interrupts on, loopback mode, and two bytes in the buffer.
+        for (register, value) in [
+            (1, 0x0f),
+            (3, 3),
+            (4, 0x1f),
+            (7, 0x5a),
+            (0, b'a'),
+            (0, b'b'),
+        ] {
+            console.write(register, &[value]);
+        }
+        let state = console.save();
+        assert_eq!(state.input, b"ab");
+        let restored = Console::restore(log.into(), &state).unwrap();
+        assert_eq!(restored.save(), state);
+        restored.write(4, &[0]);
+        restored.write(0, b"c");
+        assert_eq!(content(&mut file), "c");
+    }
+
+    #[test]
+    fn registers_that_no_console_has_are_refused() {
+        let (log, _file) = appending();
+        let mut state = Console::new(log.try_clone().unwrap().into())
+            .unwrap()
+            .save();
+        state.input = vec![0; 1000];
+        assert!(Console::restore(log.into(), &state).is_err());
     }
 
     #[test]

@@ -10,15 +10,17 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use thiserror::Error;
 
-use crate::boot;
+use crate::boot::boot;
 use crate::control::{Call, Reply, Server};
-use crate::end::{End, Ending, Failure, chain};
+use crate::end::{End, Ending, Failure, Unbuilt, chain};
 use crate::machine::Machine;
+use crate::restore::restore;
+use crate::save::{SaveError, save, working_set};
 
 /// A request that came at the wrong time.
 #[derive(Debug, Error)]
 enum Untimely {
-    #[error("there is no machine yet; it has to be booted first")]
+    #[error("there is no machine yet; it has to be booted or restored first")]
     NotBooted,
     #[error("there is a machine already; a process runs one")]
     Booted,
@@ -91,28 +93,32 @@ impl Service {
     }
 
     fn carry_out(&mut self, call: Call) -> (Reply, Option<End>) {
-        match (call, &mut self.machine) {
+        let built = match (call, &mut self.machine) {
+            (Call::Boot { .. } | Call::Restore { .. }, Some(_)) => {
+                return (failed(&Untimely::Booted), None);
+            }
             (
                 Call::Boot {
                     config,
                     shape,
                     files,
                 },
-                none @ None,
-            ) => {
-                match boot::boot(&config, shape, files, &self.ending) {
-                    Ok(machine) => {
-                        *none = Some(machine);
-                        (Reply::Done, None)
-                    }
-                    // The process is jailed by now, or half so: it cannot try again.
-                    Err(error) => (failed(&error), Some(End::NotBooted(error))),
-                }
+                None,
+            ) => boot(&config, shape, files, &self.ending).map_err(Unbuilt::Boot),
+            (Call::Restore { config, files }, None) => {
+                restore(&config, files, &self.ending).map_err(Unbuilt::Restore)
             }
-            (Call::Restore { .. }, None) => (failed(&Untimely::NotBooted), None),
-            (Call::Boot { .. } | Call::Restore { .. }, Some(_)) => (failed(&Untimely::Booted), None),
-            (_, None) => (failed(&Untimely::NotBooted), None),
-            (call, Some(machine)) => (answer(machine, call), None),
+            (_, None) => return (failed(&Untimely::NotBooted), None),
+            (call, Some(machine)) => return (answer(machine, call), None),
+        };
+        match built {
+            Ok(machine) => {
+                // A new machine stands.
+                let machine = self.machine.insert(machine);
+                (answer(machine, Call::Resume), None)
+            }
+            // The process is jailed by now, or half so: it cannot try again.
+            Err(error) => (failed(&error), Some(End::NotBuilt(error))),
         }
     }
 }
@@ -127,11 +133,21 @@ fn answer(machine: &mut Machine, call: Call) -> Reply {
         Call::Detach { slot } => machine.detach(slot),
         Call::Pause => machine.pause(),
         Call::Resume => machine.resume(),
-        Call::Save { .. } | Call::WorkingSet { .. } => return failed(&Untimely::NotBooted),
+        Call::Save { files } => return answer_save(save(machine, files)),
+        Call::WorkingSet { into, pagemap } => {
+            return answer_save(working_set(machine, into, pagemap));
+        }
         Call::Stats => return Reply::Stats(machine.stats()),
         // Taken out before; a process that was told to end has nothing else to say.
         Call::Boot { .. } | Call::Restore { .. } | Call::Quit => Ok(()),
     };
+    match done {
+        Ok(()) => Reply::Done,
+        Err(error) => failed(&error),
+    }
+}
+
+fn answer_save(done: Result<(), SaveError>) -> Reply {
     match done {
         Ok(()) => Reply::Done,
         Err(error) => failed(&error),

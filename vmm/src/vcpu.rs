@@ -3,15 +3,16 @@
 //!
 //! It alternates between two states, each a function that returns what is wanted next:
 //! [`Processor::run`] executes the guest and routes its exits to the buses, and
-//! [`Gate::stand`] waits. It knows no port and no address; what an exit means is the bus's
+//! [`Gate::stand`] waits. While it runs it holds the processor's lock, while it stands anybody may
+//! take it to look at the processor's state. It knows no port and no address; what an exit means is the bus's
 //! matter. It ends when the gate says so or when the guest cannot go on, which it announces.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
-use cube_hv::{Exit, Kicker, Vcpu};
+use cube_hv::{Exit, Kicker, Vcpu, VcpuError, VcpuState};
 
 use crate::bus::Bus;
 use crate::end::{End, Ending, Failure};
@@ -34,6 +35,7 @@ pub(crate) struct Buses {
 pub(crate) struct VcpuThread {
     kicker: Kicker,
     exits: Arc<AtomicU64>,
+    vcpu: Arc<Mutex<Vcpu>>,
     thread: JoinHandle<()>,
 }
 
@@ -48,8 +50,9 @@ impl VcpuThread {
         let kicker = vcpu.kicker();
         let exits = Arc::new(AtomicU64::new(0));
         let name = format!("vcpu{}", vcpu.id());
+        let vcpu = Arc::new(Mutex::new(vcpu));
         let processor = Processor {
-            vcpu,
+            vcpu: Arc::clone(&vcpu),
             buses,
             gate,
             ending,
@@ -62,8 +65,14 @@ impl VcpuThread {
         Ok(Self {
             kicker,
             exits,
+            vcpu,
             thread,
         })
+    }
+
+    /// The state of the processor, which must stand.
+    pub fn save(&self, msrs: &[u32]) -> Result<VcpuState, VcpuError> {
+        lock(&self.vcpu).save(msrs)
     }
 
     /// Makes the processor look at the gate.
@@ -84,7 +93,7 @@ impl VcpuThread {
 }
 
 struct Processor {
-    vcpu: Vcpu,
+    vcpu: Arc<Mutex<Vcpu>>,
     buses: Arc<Buses>,
     gate: Arc<Gate>,
     ending: Ending,
@@ -93,7 +102,7 @@ struct Processor {
 
 impl Processor {
     fn live(mut self) {
-        self.vcpu.adopt_thread();
+        lock(&self.vcpu).adopt_thread();
         let mut wanted = self.gate.wanted();
         let end = loop {
             let next = match wanted {
@@ -115,8 +124,9 @@ impl Processor {
 
     /// Executes the guest until something else is wanted.
     fn run(&mut self) -> Result<Wanted, End> {
+        let mut vcpu = lock(&self.vcpu);
         loop {
-            let exit = self.vcpu.run().map_err(|error| End::Failed(error.into()))?;
+            let exit = vcpu.run().map_err(|error| End::Failed(error.into()))?;
             self.exits.fetch_add(1, Ordering::Relaxed);
             match exit {
                 Exit::PioRead { port, width, data } => {
@@ -136,7 +146,7 @@ impl Processor {
                     other => return Ok(other),
                 },
                 Exit::Shutdown => {
-                    let vcpu = self.vcpu.id();
+                    let vcpu = vcpu.id();
                     return Err(End::Shutdown { vcpu });
                 }
             }
@@ -146,12 +156,17 @@ impl Processor {
     fn stand(&mut self) -> Result<Wanted, End> {
         let wanted = self.gate.stand();
         if wanted == Wanted::Run {
-            self.vcpu
+            lock(&self.vcpu)
                 .forgive_pause()
                 .map_err(|error| End::Failed(Failure::Resume(error)))?;
         }
         Ok(wanted)
     }
+}
+
+/// A panic of another thread has ended the whole process through the panic hook.
+fn lock(vcpu: &Mutex<Vcpu>) -> MutexGuard<'_, Vcpu> {
+    vcpu.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A string instruction reads many elements from one port.

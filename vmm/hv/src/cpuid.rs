@@ -4,7 +4,7 @@
 //!
 //! All virtual processors are cores of one package with one thread each. Features are the
 //! host's, as far as KVM supports them; the performance counters are taken away, because they
-//! count the host's events and cannot move to another host.
+//! count the host's events and cannot move to another host, and so is virtualisation.
 //!
 //! Leaves by Intel SDM vol. 2 (CPUID) and AMD APM vol. 3 (appendix E), the KVM leaves by
 //! Documentation/virt/kvm/x86/cpuid.rst.
@@ -84,6 +84,9 @@ impl Topology {
         const TSC_DEADLINE: u32 = 1 << 24;
         const HYPERVISOR: u32 = 1 << 31;
         const HTT: u32 = 1 << 28;
+        const VMX: u32 = 1 << 5;
+        // A guest inside the guest would be one more state to save, and nobody here asks for it.
+        entry.ecx &= !VMX;
         // The timer is KVM's own, so KVM_GET_SUPPORTED_CPUID leaves the bit to us.
         entry.ecx |= X2APIC | TSC_DEADLINE | HYPERVISOR;
         entry.ebx = entry.ebx & 0xffff | self.addressable() << 16 | self.id << 24;
@@ -111,8 +114,9 @@ impl Topology {
 
     fn features_amd(self, entry: &mut kvm_cpuid_entry2, amd: bool) {
         const CMP_LEGACY: u32 = 1 << 1;
+        const SVM: u32 = 1 << 2;
         const PERFORMANCE_COUNTERS: u32 = 1 << 23 | 1 << 24 | 1 << 28;
-        entry.ecx &= !(PERFORMANCE_COUNTERS | CMP_LEGACY);
+        entry.ecx &= !(PERFORMANCE_COUNTERS | CMP_LEGACY | SVM);
         if amd && self.vcpus > 1 {
             entry.ecx |= CMP_LEGACY;
         }
@@ -201,6 +205,17 @@ mod tests {
         let entries = for_vcpu(&supported, 0, 2);
         assert_eq!(find(&entries, PERFORMANCE, 0).eax, 0);
         assert_eq!(find(&entries, PERFORMANCE_AMD, 0).eax, 0);
+    }
+
+    #[test]
+    fn the_guest_cannot_be_a_host() {
+        let mut supported = [leaf(FEATURES, 0), leaf(FEATURES_AMD, 0)];
+        for entry in &mut supported {
+            entry.ecx = u32::MAX;
+        }
+        let entries = for_vcpu(&supported, 0, 1);
+        assert_eq!(find(&entries, FEATURES, 0).ecx >> 5 & 1, 0);
+        assert_eq!(find(&entries, FEATURES_AMD, 0).ecx >> 2 & 1, 0);
     }
 
     #[test]

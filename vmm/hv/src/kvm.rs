@@ -32,6 +32,9 @@ pub enum KvmError {
     /// KVM would not say what processor features it offers.
     #[error("KVM did not give the processor features it supports")]
     SupportedCpuid(#[source] errno::Error),
+    /// KVM would not say what registers it saves.
+    #[error("KVM did not give the model-specific registers that it saves")]
+    Msrs(#[source] errno::Error),
 }
 
 /// An open `/dev/kvm` with everything a machine needs.
@@ -67,6 +70,14 @@ impl Kvm {
             Some((_, capability)) => Err(KvmError::Lacks { capability }),
             None => Ok(Self { system }),
         }
+    }
+
+    /// The model-specific registers that KVM can save (KVM API, section 4.3).
+    pub fn msrs(&self) -> Result<Vec<u32>, KvmError> {
+        self.system
+            .get_msr_index_list()
+            .map(|list| list.as_slice().to_vec())
+            .map_err(KvmError::Msrs)
     }
 
     /// The processor features that KVM can give a guest on this host (KVM API, section 4.46).

@@ -10,6 +10,7 @@
 //! threads except the deadline of [`probe`]. `cube-vmm` is its only user.
 
 pub mod cpuid;
+mod fingerprint;
 mod kick;
 mod kvm;
 mod long_mode;
@@ -23,5 +24,5 @@ pub use kick::Kicker;
 pub use kvm::{Kvm, KvmError};
 pub use long_mode::{LONG_MODE_BYTES, LongMode};
 pub use memory::GuestMemory;
-pub use vcpu::{Exit, RunError, Vcpu, VcpuError};
-pub use vm::{Vm, VmError};
+pub use vcpu::{Exit, RunError, Vcpu, VcpuError, VcpuState};
+pub use vm::{Vm, VmError, VmState};

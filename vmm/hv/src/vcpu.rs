@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-//! One virtual processor: its first state, and its exits as data.
+//! One virtual processor: its first state, and its exits as data. Its state as data is in `state`.
+
+mod state;
 
 use std::sync::Arc;
 
 use kvm_bindings::{
     CpuId, KVM_INTERNAL_ERROR_DELIVERY_EV, KVM_INTERNAL_ERROR_EMULATION, Msrs, kvm_cpuid_entry2,
-    kvm_fpu, kvm_lapic_state,
+    kvm_fpu, kvm_lapic_state, kvm_msr_entry,
 };
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use thiserror::Error;
@@ -16,6 +18,8 @@ use crate::kick::{Kicker, Shared};
 use crate::long_mode::LongMode;
 use crate::memory::GuestMemory;
 use crate::{cpuid, msr};
+
+pub use state::VcpuState;
 
 /// Why a virtual processor could not be set up.
 #[derive(Debug, Error)]
@@ -38,7 +42,7 @@ pub enum VcpuError {
         #[source]
         source: errno::Error,
     },
-    /// One part of its first state.
+    /// One part of its state.
     #[error("KVM refused the {part} of virtual processor {id}")]
     State {
         /// Its number.
@@ -48,6 +52,17 @@ pub enum VcpuError {
         /// KVM's answer.
         #[source]
         source: errno::Error,
+    },
+    /// The host has enabled more extended state than this program asked for.
+    #[error(
+        "virtual processor {id} has {bytes} bytes of extended state, {} can be saved",
+        state::MAX_XSAVE_BYTES
+    )]
+    LargeXsave {
+        /// Its number.
+        id: u8,
+        /// What `KVM_CAP_XSAVE2` says.
+        bytes: i32,
     },
     /// A model-specific register.
     #[error("KVM refused register {index:#x} of virtual processor {id}")]
@@ -152,6 +167,8 @@ pub struct Vcpu {
     fd: VcpuFd,
     id: u8,
     shared: Arc<Shared>,
+    /// Size of the extended state (`KVM_CAP_XSAVE2`); 0 on hosts that know only 4096.
+    xsave_bytes: i32,
     /// Held, not used: what the guest writes to must stay mapped for as long as it can run.
     _memory: GuestMemory,
 }
@@ -161,6 +178,7 @@ impl Vcpu {
         fd: VcpuFd,
         id: u8,
         run_size: usize,
+        xsave_bytes: i32,
         memory: GuestMemory,
     ) -> Result<Self, VcpuError> {
         let shared = Shared::new(&fd, run_size).map_err(|source| VcpuError::Kick { id, source })?;
@@ -168,6 +186,7 @@ impl Vcpu {
             fd,
             id,
             shared,
+            xsave_bytes,
             _memory: memory,
         })
     }
@@ -193,7 +212,7 @@ impl Vcpu {
         self.fd
             .set_cpuid2(&features)
             .map_err(self.refused("feature list"))?;
-        self.set_msrs()?;
+        self.write_msrs(&msr::at_boot())?;
         let fpu = kvm_fpu {
             fcw: 0x37f,    // x87 and SSE as the psABI has them at program start:
             mxcsr: 0x1f80, // all exceptions masked
@@ -279,9 +298,8 @@ impl Vcpu {
         }
     }
 
-    fn set_msrs(&self) -> Result<(), VcpuError> {
-        let entries = msr::at_boot();
-        let list = Msrs::from_entries(&entries).map_err(|_| {
+    fn write_msrs(&self, entries: &[kvm_msr_entry]) -> Result<(), VcpuError> {
+        let list = Msrs::from_entries(entries).map_err(|_| {
             self.refused("model-specific registers")(errno::Error::new(libc::E2BIG))
         })?;
         let set = self

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! One KVM virtual machine: memory slots, interrupt controllers, and the wires to devices.
+//! One KVM virtual machine: memory slots, interrupt controllers, and the wires to devices. Its state
+//! as data is in `state`.
 
 // UNSAFETY: hands guest memory to KVM by address, and adopts duplicated descriptors.
 #![allow(
@@ -7,10 +8,12 @@
     reason = "giving memory to KVM by address has no safe interface"
 )]
 
+mod state;
+
 use std::os::fd::{BorrowedFd, FromRawFd, IntoRawFd};
 
 use kvm_bindings::kvm_userspace_memory_region;
-use kvm_ioctls::{IoEventAddress, VmFd};
+use kvm_ioctls::{Cap, IoEventAddress, VmFd};
 use thiserror::Error;
 use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
 use vmm_sys_util::{errno, eventfd::EventFd};
@@ -18,6 +21,8 @@ use vmm_sys_util::{errno, eventfd::EventFd};
 use crate::kvm::Kvm;
 use crate::memory::GuestMemory;
 use crate::vcpu::{Vcpu, VcpuError};
+
+pub use state::VmState;
 
 /// Where Intel hosts without unrestricted guests keep a real-mode task segment (3 pages) and
 /// an identity map (1 page before it): in the gap under 4 GiB where no machine has memory.
@@ -47,6 +52,15 @@ pub enum VmError {
     /// `KVM_CREATE_IRQCHIP`.
     #[error("KVM could not create the interrupt controllers")]
     Irqchip(#[source] errno::Error),
+    /// One part of its state.
+    #[error("KVM refused the {part} of the machine")]
+    State {
+        /// Which part.
+        part: &'static str,
+        /// KVM's answer.
+        #[source]
+        source: errno::Error,
+    },
     /// `KVM_IRQFD`.
     #[error("KVM could not connect interrupt {gsi}")]
     Irqfd {
@@ -127,7 +141,9 @@ impl Vm {
             .fd
             .create_vcpu(u64::from(id))
             .map_err(|source| VcpuError::Create { id, source })?;
-        Vcpu::new(fd, id, self.fd.run_size(), self.memory.clone())
+        let xsave_bytes = self.fd.check_extension_int(Cap::Xsave2);
+        let run_size = self.fd.run_size();
+        Vcpu::new(fd, id, run_size, xsave_bytes, self.memory.clone())
     }
 
     /// From now on a signal of `event` raises the edge-triggered interrupt `gsi`.

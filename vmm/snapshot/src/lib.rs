@@ -12,3 +12,4 @@
 //! and the VMM use it.
 
 pub mod envelope;
+pub mod working_set;

@@ -17,15 +17,15 @@ pub mod initramfs;
 
 use std::fs::File;
 use std::io::Write;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use cube_vmm::config::BootConfig;
-use cube_vmm::control::{BootFiles, Client, ControlError};
+use cube_vmm::config::{BootConfig, RestoreConfig};
+use cube_vmm::control::{BootFiles, Client, ControlError, RestoreFiles, SaveFiles};
 use cube_vmm::exit::ExitReason;
 use cube_vmm::probe::{self, Grade};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
@@ -129,6 +129,35 @@ impl Guest {
     }
 }
 
+/// The files of a saved machine.
+pub struct Snapshot {
+    pub state: File,
+    pub memory: File,
+    pub working_set: Option<File>,
+}
+
+impl Snapshot {
+    /// The same files once more, from their beginning: open files have one position.
+    pub fn again(&self) -> Self {
+        let again = |file: &File| {
+            let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+            File::options().read(true).write(true).open(path).unwrap()
+        };
+        Self {
+            state: again(&self.state),
+            memory: again(&self.memory),
+            working_set: self.working_set.as_ref().map(again),
+        }
+    }
+
+    /// A copy of the memory file, for the next of a chain.
+    fn memory_copy(&self) -> File {
+        let mut copy = tempfile::tempfile().unwrap();
+        std::io::copy(&mut self.again().memory, &mut copy).unwrap();
+        copy
+    }
+}
+
 /// A file with this content.
 pub fn file_of(content: &[u8]) -> OwnedFd {
     let mut file = tempfile::tempfile().unwrap();
@@ -194,6 +223,68 @@ impl Machine {
             gid: UID,
         };
         self.client.boot(&config, files)
+    }
+
+    /// Writes the paused machine, which was restored from `parent` or booted, into new files.
+    pub fn save(&mut self, parent: Option<&Snapshot>) -> Snapshot {
+        let memory = parent.map_or_else(|| tempfile::tempfile().unwrap(), Snapshot::memory_copy);
+        let snapshot = Snapshot {
+            state: tempfile::tempfile().unwrap(),
+            memory,
+            working_set: None,
+        };
+        let files = SaveFiles {
+            state: snapshot.state.try_clone().unwrap().into(),
+            memory: snapshot.memory.try_clone().unwrap().into(),
+            pagemap: self.pagemap(),
+        };
+        if let Err(error) = self.client.save(&files) {
+            panic!("{error}\n{}", self.log());
+        }
+        snapshot
+    }
+
+    /// Which pages the restored machine has touched so far.
+    pub fn working_set(&mut self) -> File {
+        let file = tempfile::tempfile().unwrap();
+        let (into, pagemap) = (file.try_clone().unwrap().into(), self.pagemap());
+        self.client.working_set(&into, &pagemap).unwrap();
+        file
+    }
+
+    fn pagemap(&self) -> OwnedFd {
+        let path = format!("/proc/{}/pagemap", self.pid());
+        File::open(path).unwrap().into()
+    }
+
+    /// Asks for a saved machine.
+    pub fn restore(&mut self, snapshot: &Snapshot) -> Result<(), ControlError> {
+        let path = |name| self.directory.path().join(name);
+        let serial = File::options()
+            .append(true)
+            .create(true)
+            .open(path("serial.log"));
+        let snapshot = snapshot.again();
+        let files = RestoreFiles {
+            kvm: kvm().unwrap(),
+            state: snapshot.state.into(),
+            memory: snapshot.memory.into(),
+            vsock: listener(&path("vsock.sock")),
+            serial: serial.unwrap().into(),
+            working_set: snapshot.working_set.map(Into::into),
+            netns: self.netns.take(),
+        };
+        let config = RestoreConfig { uid: UID, gid: UID };
+        self.client.restore(&config, files)
+    }
+
+    /// Starts a process with a saved machine.
+    pub fn restored(snapshot: &Snapshot) -> Self {
+        let mut machine = Self::spawn();
+        if let Err(error) = machine.restore(snapshot) {
+            panic!("{error}\n{}", machine.log());
+        }
+        machine
     }
 
     /// Starts a process and its machine.

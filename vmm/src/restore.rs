@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: Apache-2.0
+//! THE hot path: from the files of a saved machine to a machine that goes on where it was, in one
+//! screen. The order is the content; `save` is its counterpart.
+//!
+//! * jail first, as in a boot: nothing of what follows needs a privilege.
+//! * memory is mapped, not read, and its working set is fetched beside all that follows.
+//! * memory slots before the interrupt controllers ([`Vm::new`] says why), those before the processors,
+//!   whose local controllers need them.
+//! * every processor, in the order that `cube_hv`'s `vcpu::state` explains, then what they share:
+//!   interrupt controllers and clock (`vm::state`).
+//! * devices last: a pending interrupt of theirs would be erased by the interrupt controllers' restore.
+//! * wires and threads, standing. Whoever resumes the machine tells each processor's clock that it was
+//!   stopped on purpose (`KVM_KVMCLOCK_CTRL`).
+
+use std::io;
+
+use cube_hv::memory::MemoryError;
+use cube_hv::{Kvm, KvmError, VcpuError, Vm, VmError, memory};
+use cube_snapshot::envelope::ReadError;
+use thiserror::Error;
+
+use crate::config::{ConfigError, RestoreConfig, Shape};
+use crate::control::RestoreFiles;
+use crate::devices::{Devices, DevicesError};
+use crate::end::Ending;
+use crate::jail::{self, JailError};
+use crate::layout;
+use crate::machine::{AssembleError, Machine, Parts};
+use crate::prefault;
+use crate::serial::Console;
+use crate::state::MachineState;
+
+/// Why there is no machine.
+#[derive(Debug, Error)]
+pub enum RestoreError {
+    /// The process could not be confined.
+    #[error("the machine's process could not be confined")]
+    Jail(#[from] JailError),
+    /// The state file.
+    #[error("the machine's state is unfit")]
+    State(#[from] ReadError),
+    /// The state names a machine that cannot be.
+    #[error("the machine's state has an impossible size")]
+    Shape(#[from] ConfigError),
+    /// The state has more or fewer processors than it says.
+    #[error("the machine's state has {found} processors instead of {expected}")]
+    Processors {
+        /// How many there are.
+        found: usize,
+        /// How many it says.
+        expected: u8,
+    },
+    /// The host cannot run machines.
+    #[error("the host's KVM is unfit")]
+    Kvm(#[from] KvmError),
+    /// The memory file.
+    #[error("the machine got no memory")]
+    Memory(#[from] MemoryError),
+    /// KVM refused the machine.
+    #[error("the machine could not be made")]
+    Vm(#[from] VmError),
+    /// KVM refused a processor.
+    #[error("a virtual processor could not be restored")]
+    Vcpu(#[from] VcpuError),
+    /// The devices.
+    #[error("the machine's devices could not be restored")]
+    Devices(#[from] DevicesError),
+    /// The serial console.
+    #[error("the serial console could not be restored")]
+    Console(#[source] io::Error),
+    /// The thread that fetches the working set.
+    #[error("the working set could not be fetched")]
+    Prefault(#[source] io::Error),
+    /// Wires and threads.
+    #[error("the machine could not be put together")]
+    Assemble(#[from] AssembleError),
+}
+
+/// Builds the machine; its processors stand.
+pub(crate) fn restore(
+    config: &RestoreConfig,
+    files: RestoreFiles,
+    ending: &Ending,
+) -> Result<Machine, RestoreError> {
+    jail::enter(files.netns.as_ref(), config.uid, config.gid)?;
+    let state = MachineState::read(files.state)?;
+    let shape = Shape::new(state.vcpus, state.memory_mib)?;
+    if state.processors.len() != usize::from(state.vcpus) {
+        return Err(RestoreError::Processors {
+            found: state.processors.len(),
+            expected: state.vcpus,
+        });
+    }
+
+    let memory = memory::map(files.memory, &layout::memory(shape))?;
+    if let Some(file) = files.working_set {
+        prefault::start(file, &memory).map_err(RestoreError::Prefault)?;
+    }
+
+    let kvm = Kvm::new(files.kvm)?;
+    let vm = Vm::new(&kvm, memory)?;
+    let mut vcpus = Vec::new();
+    for (id, processor) in (0..).zip(&state.processors) {
+        let vcpu = vm.create_vcpu(id)?;
+        vcpu.restore(processor)?;
+        vcpus.push(vcpu);
+    }
+    vm.restore(&state.vm)?;
+
+    let devices = Devices::restore(vm.memory(), files.vsock, &state.devices)?;
+    let console = Console::restore(files.serial, &state.console).map_err(RestoreError::Console)?;
+    let parts = Parts {
+        kvm,
+        vm,
+        shape,
+        vcpus,
+        devices,
+        console,
+    };
+    Ok(Machine::assemble(parts, ending)?)
+}
