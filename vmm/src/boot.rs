@@ -106,7 +106,8 @@ pub(crate) fn boot(
         devices,
         console,
     };
-    Ok(Machine::assemble(parts, ending)?)
+    let clock = parts.vm.save_clock()?;
+    Ok(Machine::assemble(parts, clock, ending)?)
 }
 
 fn make_vcpus(kvm: &Kvm, vm: &Vm, shape: Shape) -> Result<Vec<Vcpu>, BootError> {

@@ -12,7 +12,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, MutexGuard};
 
-use cube_hv::{Kvm, Vcpu, Vm, VmError};
+use cube_hv::{ClockState, Kvm, Vcpu, Vm, VmError};
 use cube_virtio::block::AttachError;
 use thiserror::Error;
 
@@ -72,6 +72,9 @@ pub enum MachineError {
         /// The slot.
         slot: Slot,
     },
+    /// The guest's clock could not be stopped or set.
+    #[error("the guest's clock could not be kept")]
+    Clock(#[from] VmError),
     /// It is in that state already.
     #[error("the machine is {} already", match state {
         RunState::Running => "running",
@@ -107,8 +110,9 @@ pub(crate) struct Machine {
     pub vcpus: Vec<VcpuThread>,
     pub devices: Devices,
     pub console: Arc<Console>,
-    pub state: RunState,
     gate: Arc<Gate>,
+    /// While the processors stand: since when, by the guest's clock. Its time stands with them.
+    stood_at: Option<ClockState>,
     /// Serves every device that has no thread of its own.
     io: IoThread,
     /// The threads of the attached disks, by slot.
@@ -117,8 +121,12 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
-    /// Connects the parts and starts the threads. The processors stand.
-    pub fn assemble(parts: Parts, ending: &Ending) -> Result<Self, AssembleError> {
+    /// Connects the parts and starts the threads. The processors stand, and the guest's clock is `clock`.
+    pub fn assemble(
+        parts: Parts,
+        clock: ClockState,
+        ending: &Ending,
+    ) -> Result<Self, AssembleError> {
         let Parts {
             kvm,
             vm,
@@ -143,8 +151,8 @@ impl Machine {
             shape,
             devices,
             console,
-            state: RunState::Paused,
             gate,
+            stood_at: Some(clock),
             io,
             disks: Default::default(),
             ending: ending.clone(),
@@ -153,7 +161,10 @@ impl Machine {
 
     /// Lets the processors of a paused machine run.
     pub fn resume(&mut self) -> Result<(), MachineError> {
-        self.change_state(RunState::Running)?;
+        let state = RunState::Running;
+        let clock = self.stood_at.ok_or(MachineError::Already { state })?;
+        self.vm.restore_clock(clock)?;
+        self.stood_at = None;
         self.gate.turn(Wanted::Run, || {});
         Ok(())
     }
@@ -161,10 +172,19 @@ impl Machine {
     /// Stops the processors; when it returns, none executes the guest. Devices go on, so that
     /// what is on its way arrives.
     pub fn pause(&mut self) -> Result<(), MachineError> {
-        self.change_state(RunState::Paused)?;
+        if self.stood_at.is_some() {
+            let state = RunState::Paused;
+            return Err(MachineError::Already { state });
+        }
         self.gate.turn(Wanted::Stand, || self.kick());
         self.gate.wait_until_all_stand();
+        self.stood_at = Some(self.vm.save_clock()?);
         Ok(())
+    }
+
+    /// If the processors stand: since when, by the guest's clock.
+    pub fn stood_at(&self) -> Option<ClockState> {
+        self.stood_at
     }
 
     /// Waits for the work that devices have begun, and lets none work for as long as the result lives.
@@ -211,7 +231,10 @@ impl Machine {
         let (serial_bytes, serial_dropped) = self.console.counts();
         let attached = (0..).zip(&self.disks).filter(|(_, disk)| disk.is_some());
         Stats {
-            state: self.state,
+            state: match self.stood_at {
+                Some(_) => RunState::Paused,
+                None => RunState::Running,
+            },
             vcpu_exits: self.vcpus.iter().map(VcpuThread::exits).collect(),
             serial_bytes,
             serial_dropped,
@@ -225,14 +248,6 @@ impl Machine {
         self.vcpus.into_iter().for_each(VcpuThread::join);
         self.disks.into_iter().flatten().for_each(IoThread::stop);
         self.io.stop();
-    }
-
-    fn change_state(&mut self, state: RunState) -> Result<(), MachineError> {
-        if self.state == state {
-            return Err(MachineError::Already { state });
-        }
-        self.state = state;
-        Ok(())
     }
 
     fn kick(&self) {

@@ -6,11 +6,10 @@
 //! * memory is mapped, not read, and its working set is fetched beside all that follows.
 //! * memory slots before the interrupt controllers ([`Vm::new`] says why), those before the processors,
 //!   whose local controllers need them.
-//! * every processor, in the order that `cube_hv`'s `vcpu::state` explains, then what they share:
-//!   interrupt controllers and clock (`vm::state`).
+//! * every processor, in the order that `cube_hv`'s `vcpu::state` explains, then the interrupt
+//!   controllers that they share (`vm::state`).
 //! * devices last: a pending interrupt of theirs would be erased by the interrupt controllers' restore.
-//! * wires and threads, standing. Whoever resumes the machine tells each processor's clock that it was
-//!   stopped on purpose (`KVM_KVMCLOCK_CTRL`).
+//! * wires and threads, standing. [`Machine::resume`] sets the clock and lets them run.
 
 use std::io;
 
@@ -100,12 +99,13 @@ pub(crate) fn restore(
     let kvm = Kvm::new(files.kvm)?;
     let vm = Vm::new(&kvm, memory)?;
     let mut vcpus = Vec::new();
+    let mut tsc_offset = None;
     for (id, processor) in (0..).zip(&state.processors) {
         let vcpu = vm.create_vcpu(id)?;
-        vcpu.restore(processor)?;
+        tsc_offset = Some(vcpu.restore(processor, tsc_offset)?);
         vcpus.push(vcpu);
     }
-    vm.restore(&state.vm)?;
+    vm.restore_irqchips(&state.irqchips)?;
 
     let devices = Devices::restore(vm.memory(), files.vsock, &state.devices)?;
     let console = Console::restore(files.serial, &state.console).map_err(RestoreError::Console)?;
@@ -117,5 +117,5 @@ pub(crate) fn restore(
         devices,
         console,
     };
-    Ok(Machine::assemble(parts, ending)?)
+    Ok(Machine::assemble(parts, state.clock, ending)?)
 }

@@ -17,7 +17,7 @@ use rustix::fs::{FallocateFlags, fallocate};
 use thiserror::Error;
 use vm_memory::{Bytes, GuestMemoryBackend, GuestMemoryRegion, MemoryRegionAddress};
 
-use crate::control::{RunState, SaveFiles};
+use crate::control::SaveFiles;
 use crate::machine::Machine;
 use crate::pagemap::{PAGE, PAGE_BYTES, Page, Pagemap, Pages};
 use crate::state::MachineState;
@@ -37,8 +37,8 @@ pub(crate) enum SaveError {
     /// A processor.
     #[error("a virtual processor could not be saved")]
     Vcpu(#[from] VcpuError),
-    /// Interrupt controllers and clock.
-    #[error("the machine could not be saved")]
+    /// Interrupt controllers.
+    #[error("the interrupt controllers could not be saved")]
     Vm(#[from] VmError),
     /// The state file.
     #[error("the state file was not written")]
@@ -56,9 +56,9 @@ pub(crate) enum SaveError {
 
 /// Writes the machine.
 pub(crate) fn save(machine: &Machine, files: SaveFiles) -> Result<(), SaveError> {
-    if machine.state != RunState::Paused {
+    let Some(clock) = machine.stood_at() else {
         return Err(SaveError::Running);
-    }
+    };
     let _still = machine.hold_devices();
     let msrs = machine.kvm.msrs()?;
     let processors = machine.vcpus.iter().map(|vcpu| vcpu.save(&msrs));
@@ -66,7 +66,8 @@ pub(crate) fn save(machine: &Machine, files: SaveFiles) -> Result<(), SaveError>
         vcpus: machine.shape.vcpus(),
         memory_mib: machine.shape.memory_mib(),
         processors: processors.collect::<Result<_, _>>()?,
-        vm: machine.vm.save()?,
+        irqchips: machine.vm.save_irqchips()?,
+        clock,
         devices: machine.devices.save(),
         console: machine.console.save(),
     };

@@ -9,7 +9,7 @@ use std::fs::File;
 use std::io::{BufReader, BufWriter};
 use std::os::fd::OwnedFd;
 
-use cube_hv::{VcpuState, VmState};
+use cube_hv::{ClockState, IrqchipState, VcpuState};
 use cube_snapshot::envelope::{self, Kind, ReadError, WriteError};
 use cube_virtio::TransportState;
 use serde::{Deserialize, Serialize};
@@ -33,8 +33,10 @@ pub(crate) struct MachineState {
     pub memory_mib: u32,
     /// The processors, by number.
     pub processors: Vec<VcpuState>,
-    /// Interrupt controllers and clock.
-    pub vm: VmState,
+    /// The interrupt controllers that all processors share.
+    pub irqchips: IrqchipState,
+    /// When the processors came to a stand, by the guest's clock.
+    pub clock: ClockState,
     /// The virtio devices, by number.
     pub devices: Vec<TransportState>,
     /// The serial console.

@@ -17,6 +17,7 @@ mod long_mode;
 pub mod memory;
 mod msr;
 pub mod probe;
+mod tsc;
 mod vcpu;
 mod vm;
 
@@ -25,4 +26,4 @@ pub use kvm::{Kvm, KvmError};
 pub use long_mode::{LONG_MODE_BYTES, LongMode};
 pub use memory::GuestMemory;
 pub use vcpu::{Exit, RunError, Vcpu, VcpuError, VcpuState};
-pub use vm::{Vm, VmError, VmState};
+pub use vm::{ClockState, IrqchipState, Vm, VmError};

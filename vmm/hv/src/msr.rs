@@ -65,6 +65,16 @@ pub(crate) fn rank(index: u32) -> u8 {
     }
 }
 
+/// The TSC, and what comes after it, of registers in the order of [`rank`].
+pub(crate) fn split_tsc(entries: &[kvm_msr_entry]) -> (&[kvm_msr_entry], &[kvm_msr_entry]) {
+    entries.split_at(
+        entries
+            .iter()
+            .take_while(|entry| entry.index == IA32_TSC)
+            .count(),
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

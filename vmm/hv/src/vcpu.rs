@@ -299,9 +299,7 @@ impl Vcpu {
     }
 
     fn write_msrs(&self, entries: &[kvm_msr_entry]) -> Result<(), VcpuError> {
-        let list = Msrs::from_entries(entries).map_err(|_| {
-            self.refused("model-specific registers")(errno::Error::new(libc::E2BIG))
-        })?;
+        let list = Msrs::from_entries(entries).map_err(|_| self.too_many_msrs())?;
         let set = self
             .fd
             .set_msrs(&list)
@@ -314,6 +312,10 @@ impl Vcpu {
             }),
             None => Ok(()),
         }
+    }
+
+    fn too_many_msrs(&self) -> VcpuError {
+        self.refused("model-specific registers")(errno::Error::new(libc::E2BIG))
     }
 
     /// LINT1 takes the NMI, as firmware leaves it and the MADT says (Intel SDM vol. 3, section

@@ -22,7 +22,7 @@ use crate::kvm::Kvm;
 use crate::memory::GuestMemory;
 use crate::vcpu::{Vcpu, VcpuError};
 
-pub use state::VmState;
+pub use state::{ClockState, IrqchipState};
 
 /// Where Intel hosts without unrestricted guests keep a real-mode task segment (3 pages) and
 /// an identity map (1 page before it): in the gap under 4 GiB where no machine has memory.

@@ -10,9 +10,14 @@
 //! 4. XCR0 before the extended state that it enables;
 //! 5. the local APIC before the model-specific registers: TSC_DEADLINE is dropped unless the APIC's
 //!    timer is in deadline mode already;
-//! 6. of those the TSC first and TSC_DEADLINE last: a deadline is a point of the TSC's time, and one
-//!    that is set before it fires never or at once;
+//! 6. the TSC before TSC_DEADLINE: a deadline is a point of the TSC's time, and one that is set before
+//!    it fires never or at once;
 //! 7. pending events last: what was written before may set some.
+//!
+//! All TSCs of a machine count alike. They were read one after the other and would be set one after the
+//! other, and KVM takes them for one only if that took about as long both times. So the first processor
+//! is given its TSC, and the others its distance from the host's (`KVM_VCPU_TSC_OFFSET`). With unlike
+//! ones KVM has no master clock, and the guest's time depends on the processor that looks.
 //!
 //! The interrupt controllers of the machine must exist before (the local APIC belongs to them); their
 //! state and the clock come after, see [`super::super::vm`].
@@ -32,7 +37,7 @@ use serde::{Deserialize, Serialize};
 use vmm_sys_util::errno;
 
 use super::{Vcpu, VcpuError};
-use crate::msr;
+use crate::{msr, tsc};
 
 /// The extended state that fits into `struct kvm_xsave`. More of it has to be asked for by
 /// arch_prctl(2) (Documentation/arch/x86/xstate.rst), which this program does not.
@@ -92,8 +97,9 @@ impl Vcpu {
         })
     }
 
-    /// Makes a new processor the saved one.
-    pub fn restore(&self, state: &VcpuState) -> Result<(), VcpuError> {
+    /// Makes a new processor the saved one. The first of a machine takes its TSC from its own state and
+    /// returns its offset, the others are given that.
+    pub fn restore(&self, state: &VcpuState, offset: Option<u64>) -> Result<u64, VcpuError> {
         let refused = |part| self.refused(part);
         let fd = &self.fd;
         self.check_xsave()?;
@@ -116,31 +122,46 @@ impl Vcpu {
             .map_err(refused("debug registers"))?;
         fd.set_lapic(&state.lapic)
             .map_err(refused("local interrupt controller"))?;
-        self.write_msrs(&state.msrs)?;
+        let (tsc, others) = msr::split_tsc(&state.msrs);
+        let offset = match offset {
+            Some(offset) => {
+                tsc::set_offset(fd, offset).map_err(refused("TSC offset"))?;
+                offset
+            }
+            None => {
+                self.write_msrs(tsc)?;
+                tsc::offset(fd).map_err(refused("TSC offset"))?
+            }
+        };
+        self.write_msrs(others)?;
         fd.set_vcpu_events(&state.events)
-            .map_err(refused("pending events"))
+            .map_err(refused("pending events"))?;
+        Ok(offset)
     }
 
-    /// Reads the registers one by one: KVM stops a list at the first one that it does not give, and
-    /// offers some that this processor does not have.
-    fn read_msrs(&self, indices: &[u32]) -> Result<Vec<kvm_msr_entry>, VcpuError> {
-        let read = |index| {
-            let entry = kvm_msr_entry {
+    /// Reads all registers that this processor has. KVM stops a list at the first one that it does not
+    /// give, and offers some that not every processor has: such a one is left out.
+    fn read_msrs(&self, offered: &[u32]) -> Result<Vec<kvm_msr_entry>, VcpuError> {
+        let mut asked: Vec<_> = msr::to_save(offered)
+            .into_iter()
+            .map(|index| kvm_msr_entry {
                 index,
                 ..Default::default()
-            };
-            let mut one = Msrs::from_entries(&[entry]).ok()?;
-            let count = self.fd.get_msrs(&mut one).ok()?;
-            one.as_slice().get(..count)?.first().copied()
-        };
-        let mut entries: Vec<_> = msr::to_save(indices).into_iter().filter_map(read).collect();
-        if entries.is_empty() {
-            return Err(self.refused("model-specific registers")(errno::Error::new(
-                libc::EIO,
-            )));
+            })
+            .collect();
+        asked.sort_by_key(|entry| msr::rank(entry.index));
+        let mut got = Vec::with_capacity(asked.len());
+        let mut rest = asked.as_slice();
+        while !rest.is_empty() {
+            let mut list = Msrs::from_entries(rest).map_err(|_| self.too_many_msrs())?;
+            let count = self
+                .fd
+                .get_msrs(&mut list)
+                .map_err(self.refused("model-specific registers"))?;
+            got.extend(list.as_slice().iter().take(count));
+            rest = rest.get(count + 1..).unwrap_or_default();
         }
-        entries.sort_by_key(|entry| msr::rank(entry.index));
-        Ok(entries)
+        Ok(got)
     }
 
     /// The guest counts time in its own TSC's units.
