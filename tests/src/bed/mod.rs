@@ -251,13 +251,18 @@ impl Bed {
         })
     }
 
-    /// containerd tries again to reach a snapshotter only after a pause that grows.
+    /// containerd tries again to reach a snapshotter only after a pause that grows, and fails what comes
+    /// meanwhile. A list of no snapshots it answers alone: only making one shows that it gets through.
     #[track_caller]
     fn await_snapshotter(&self, name: &str) {
-        let list = ["snapshot", "--snapshotter", name, "ls"];
+        let probe = |verb| {
+            self.ctr(&["snapshot", "--snapshotter", name, verb, "probe"])
+                .run()
+        };
         eventually(&format!("answer of {name}"), STEP_LIMIT, || {
-            self.ctr(&list).run().code() == 0
+            probe("prepare").code() == 0
         });
+        probe("rm").succeeded();
     }
 
     #[track_caller]
