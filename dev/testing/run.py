@@ -10,7 +10,7 @@ RESULT = re.compile(r"^test result: \w+\. (\d+) passed; (\d+) failed; (\d+) igno
 # libtest's section of what a test said, which tests/src/suite makes in the same form
 SAID = re.compile(r"^---- ([^\n]+) stdout ----\n(.*?)(?=^---- [^\n]+ stdout ----$|^(?:successes|failures):$|\Z)", re.MULTILINE | re.DOTALL)
 FAILED = re.compile(r"^test (.+?) \.\.\. FAILED", re.MULTILINE)
-REASON_LINES, REASON_COLUMNS = 8, 300
+REASON_LINES, REASON_COLUMNS = 12, 300
 SKIP = re.compile(r"^skipped: ", re.MULTILINE)  # what a test prints when its host cannot run it
 
 
@@ -63,7 +63,7 @@ def count(output, status):
 
 
 def reasons(output):
-    """Of each failed test its name and the first lines that it said; of a program that names none its last lines."""
+    """Of each failed test its name and what it said, shortened; of a program that names none its last lines."""
     said = dict(SAID.findall(output))
     failed = list(dict.fromkeys(FAILED.findall(output)))
     if not failed:
@@ -72,5 +72,9 @@ def reasons(output):
 
 
 def shortened(lines):
+    """Both ends: what was attempted, and what came of it."""
     lines = [line[:REASON_COLUMNS] for line in lines if line.strip()]
-    return "\n    ".join(["", *lines[:REASON_LINES]])
+    if len(lines) > REASON_LINES:
+        half = REASON_LINES // 2
+        lines = [*lines[:half], "...", *lines[-half:]]
+    return "\n    ".join(["", *lines])

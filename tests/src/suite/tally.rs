@@ -3,8 +3,9 @@
 
 use std::time::Duration;
 
-/// Of what a failed case said, so much is said again at the end: a log may be cut to its last lines.
-const REASON_LINES: usize = 12;
+/// Of what a failed case said, so much from either end is said again at the end of all: a log may be cut to
+/// its last lines.
+const REASON_LINES: usize = 6;
 
 /// Names by outcome.
 #[derive(Debug, Default)]
@@ -31,7 +32,7 @@ impl Tally {
     pub fn fail(&mut self, name: &str, took: Duration, why: &str, logs: &str) -> String {
         self.failed.push(Failure {
             name: name.into(),
-            reason: head(why, REASON_LINES),
+            reason: ends(why, REASON_LINES),
         });
         format!(
             "test {name} ... FAILED ({:.1} s)\n{why}\n{logs}",
@@ -85,14 +86,16 @@ impl Tally {
     }
 }
 
-/// The first lines of a text, and a word about the others.
-fn head(text: &str, lines: usize) -> String {
+/// The first and the last lines of a text, and a word about those between.
+fn ends(text: &str, lines: usize) -> String {
     let all: Vec<_> = text.lines().collect();
-    let mut kept = all[..all.len().min(lines)].join("\n");
-    if all.len() > lines {
-        kept += &format!("\n({} more lines above)", all.len() - lines);
+    if all.len() <= 2 * lines {
+        return all.join("\n");
     }
-    kept
+    let (head, tail) = (&all[..lines], &all[all.len() - lines..]);
+    let between = all.len() - 2 * lines;
+    let (head, tail) = (head.join("\n"), tail.join("\n"));
+    format!("{head}\n({between} more lines above)\n{tail}")
 }
 
 #[cfg(test)]
@@ -126,8 +129,8 @@ mod tests {
     }
 
     #[test]
-    fn a_long_reason_is_cut_at_the_end() {
-        assert_eq!(head("1\n2", 2), "1\n2");
-        assert_eq!(head("1\n2\n3\n4", 2), "1\n2\n(2 more lines above)");
+    fn a_long_reason_is_cut_in_its_middle() {
+        assert_eq!(ends("1\n2\n3\n4", 2), "1\n2\n3\n4");
+        assert_eq!(ends("1\n2\n3\n4", 1), "1\n(2 more lines above)\n4");
     }
 }
