@@ -109,12 +109,16 @@ impl Bed {
     }
 
     fn set(&self, settings: &Settings) {
-        let Settings { image, more } = settings;
         let (own, run) = (self.image(), self.sandboxes_parent());
-        let image = image.as_ref().unwrap_or(&own).display();
+        let image = settings.image.as_ref().unwrap_or(&own).display();
         self.write(
             "config.toml",
-            &format!("image = \"{image}\"\nrun = \"{}\"\n{more}\n", run.display()),
+            &format!(
+                "image = \"{image}\"\nrun = \"{run}\"\nboot_timeout_s = {boot}\n{more}\n",
+                run = run.display(),
+                boot = settings.boot_timeout.as_secs(),
+                more = settings.more
+            ),
         );
     }
 
