@@ -44,10 +44,13 @@ doctor: build ## what this host can and cannot do, and how to mend it
 fmt: ## format the code
 	@cargo fmt --all
 
-lint: ## format, clippy and the tidy rules, as CI wants them
+lint: ## format, clippy, the tidy rules and, with cargo-deny, licences and sources
 	@dev/step format cargo fmt --all --check
 	@dev/step clippy cargo clippy --workspace --all-targets --locked -- -D warnings
 	@dev/step tidy cargo test --quiet --locked -p cube-tests --test tidy
+	@if cargo deny --version >/dev/null 2>&1; then \
+		dev/step deny cargo deny --offline --locked --log-level error check bans licenses sources; \
+	else echo "deny: skipped, there is no cargo-deny (cargo install --locked cargo-deny)"; fi
 
 clean: ## remove what all of this made: target, caches, development state
 	@dev/clean

@@ -38,13 +38,15 @@ class Share:
         level, entries, words, environment = json.loads(self.plan.read_text())
         os.environ.update(environment)
         counts = programs(level, entries, words, live=True)
-        self.report.write_text(json.dumps([counts.passed, counts.failed, counts.skipped]))
+        self.report.write_text(json.dumps([counts.passed, counts.failed, counts.skipped, counts.reasons]))
         return 1 if counts.failed else 0
 
     def counts(self, status):
         counts = Counts(*json.loads(self.report.read_text())) if self.report.exists() else Counts()
         if status != 0 and not counts.failed:
             counts.failed += 1  # something ended before the tests did, and has said why
+            counts.reasons.append(f"the machine ended with {status}; what it said is above, behind [{self.name}]")
+        counts.reasons = [f"[{self.name}] {reason}" for reason in counts.reasons]
         return counts
 
 

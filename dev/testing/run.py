@@ -7,17 +7,22 @@ import subprocess
 import time
 
 RESULT = re.compile(r"^test result: \w+\. (\d+) passed; (\d+) failed; (\d+) ignored", re.MULTILINE)
+# libtest's section of what a test said, which tests/src/suite makes in the same form
+SAID = re.compile(r"^---- ([^\n]+) stdout ----\n(.*?)(?=^---- [^\n]+ stdout ----$|^(?:successes|failures):$|\Z)", re.MULTILINE | re.DOTALL)
+FAILED = re.compile(r"^test (.+?) \.\.\. FAILED", re.MULTILINE)
+REASON_LINES, REASON_COLUMNS = 12, 300
 SKIP = re.compile(r"^skipped: ", re.MULTILINE)  # what a test prints when its host cannot run it
 
 
 class Counts:
-    """passed, failed, skipped; a skipped test has not passed."""
+    """passed, failed, skipped, and why those failed; a skipped test has not passed."""
 
-    def __init__(self, passed=0, failed=0, skipped=0):
+    def __init__(self, passed=0, failed=0, skipped=0, reasons=()):
         self.passed, self.failed, self.skipped = passed, failed, skipped
+        self.reasons = list(reasons)
 
     def __add__(self, other):
-        return Counts(self.passed + other.passed, self.failed + other.failed, self.skipped + other.skipped)
+        return Counts(self.passed + other.passed, self.failed + other.failed, self.skipped + other.skipped, self.reasons + other.reasons)
 
     def __str__(self):
         return f"{self.passed} passed, {self.failed} failed, {self.skipped} skipped"
@@ -41,8 +46,10 @@ def program(level, entry, words, live):
         if live:
             print(line, end="", flush=True)
     counts = count(output, process.wait())
-    if counts.failed and not live:
-        print(output, end="")
+    if counts.failed:
+        counts.reasons = [f"{entry['name']}: {reason}" for reason in reasons(output)]
+        if not live:
+            print(output, end="")
     print(f"test {level}: {entry['name']}: {counts} ({time.monotonic() - begun:.1f} s)", flush=True)
     return counts
 
@@ -53,3 +60,21 @@ def count(output, status):
     if status != 0 and failed == 0:  # it died before it could count
         failed = 1
     return Counts(passed - skipped, failed, ignored + skipped)
+
+
+def reasons(output):
+    """Of each failed test its name and what it said, shortened; of a program that names none its last lines."""
+    said = dict(SAID.findall(output))
+    failed = list(dict.fromkeys(FAILED.findall(output)))
+    if not failed:
+        return ["its last lines: " + shortened(output.splitlines()[-REASON_LINES:])]
+    return [f"{name}: {shortened(said.get(name, '').splitlines())}" for name in failed]
+
+
+def shortened(lines):
+    """Both ends: what was attempted, and what came of it."""
+    lines = [line[:REASON_COLUMNS] for line in lines if line.strip()]
+    if len(lines) > REASON_LINES:
+        half = REASON_LINES // 2
+        lines = [*lines[:half], "...", *lines[-half:]]
+    return "\n    ".join(["", *lines])

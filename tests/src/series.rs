@@ -56,7 +56,8 @@ pub fn image_archive(name: &str) -> PathBuf {
     cache().join("images").join(format!("{name}.tar"))
 }
 
-fn checkout() -> &'static Path {
+/// The directory that all of ours is in.
+pub fn checkout() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .parent()
         .expect("the crate is in a checkout")

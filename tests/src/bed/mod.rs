@@ -109,12 +109,16 @@ impl Bed {
     }
 
     fn set(&self, settings: &Settings) {
-        let Settings { image, more } = settings;
         let (own, run) = (self.image(), self.sandboxes_parent());
-        let image = image.as_ref().unwrap_or(&own).display();
+        let image = settings.image.as_ref().unwrap_or(&own).display();
         self.write(
             "config.toml",
-            &format!("image = \"{image}\"\nrun = \"{}\"\n{more}\n", run.display()),
+            &format!(
+                "image = \"{image}\"\nrun = \"{run}\"\nboot_timeout_s = {boot}\n{more}\n",
+                run = run.display(),
+                boot = settings.boot_timeout.as_secs(),
+                more = settings.more
+            ),
         );
     }
 
@@ -251,13 +255,18 @@ impl Bed {
         })
     }
 
-    /// containerd tries again to reach a snapshotter only after a pause that grows.
+    /// containerd tries again to reach a snapshotter only after a pause that grows, and fails what comes
+    /// meanwhile. A list of no snapshots it answers alone: only making one shows that it gets through.
     #[track_caller]
     fn await_snapshotter(&self, name: &str) {
-        let list = ["snapshot", "--snapshotter", name, "ls"];
+        let probe = |verb| {
+            self.ctr(&["snapshot", "--snapshotter", name, verb, "probe"])
+                .run()
+        };
         eventually(&format!("answer of {name}"), STEP_LIMIT, || {
-            self.ctr(&list).run().code() == 0
+            probe("prepare").code() == 0
         });
+        probe("rm").succeeded();
     }
 
     #[track_caller]

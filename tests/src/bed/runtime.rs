@@ -3,6 +3,7 @@
 
 use std::env;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::SMALL;
 
@@ -45,12 +46,26 @@ impl Runtime {
 }
 
 /// What our shim's configuration file says in a test.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Settings {
     /// Directory of another guest image than the bed's.
     pub image: Option<PathBuf>,
+    /// Longest time for a guest to come up.
+    pub boot_timeout: Duration,
     /// More lines.
     pub more: &'static str,
+}
+
+impl Default for Settings {
+    /// A guest that is emulated on a busy host may need minutes. One that hangs is told by the shim
+    /// still before [`STEP_LIMIT`](crate::bounded::STEP_LIMIT) ends its client.
+    fn default() -> Self {
+        Self {
+            image: None,
+            boot_timeout: Duration::from_secs(200),
+            more: "",
+        }
+    }
 }
 
 /// containerd's configuration. Version 2 of the format is understood from 1.6 to 2.x.

@@ -88,7 +88,7 @@ fn skip_all(planned: &[Planned], reason: &str) -> ExitCode {
     let mut tally = Tally::default();
     for Planned { name, .. } in planned {
         if is_required {
-            tally.fail(name, std::time::Duration::ZERO, reason);
+            tally.fail(name, std::time::Duration::ZERO, reason, "");
         } else {
             tally.skip(name, reason);
         }
@@ -117,7 +117,7 @@ fn run_on(series: Series, runtime: Runtime, planned: &[&Planned], tally: &mut Ta
     let begun = Instant::now();
     let Ok(mut bed) = catch_unwind(|| Bed::start(series, runtime, series.name())) else {
         let name = format!("{series} start of the daemons");
-        return say(&tally.fail(&name, begun.elapsed(), &take_panic()));
+        return say(&tally.fail(&name, begun.elapsed(), &take_panic(), ""));
     };
     for Planned { name, case, .. } in planned {
         if case.ours_only && runtime != Runtime::Cube {
@@ -129,11 +129,7 @@ fn run_on(series: Series, runtime: Runtime, planned: &[&Planned], tally: &mut Ta
     let begun = Instant::now();
     if catch_unwind(AssertUnwindSafe(|| bed.dismiss_resident())).is_err() {
         let name = format!("{series} end of the resident");
-        say(&tally.fail(
-            &name,
-            begun.elapsed(),
-            &format!("{}\n{}", take_panic(), bed.logs()),
-        ));
+        say(&tally.fail(&name, begun.elapsed(), &take_panic(), &bed.logs()));
     }
 }
 
@@ -155,8 +151,7 @@ fn run_one(tally: &mut Tally, bed: &mut Bed, name: &str, case: Case) {
     if outcome.is_ok() {
         return say(&tally.pass(name, begun.elapsed()));
     }
-    let said = format!("{}\n{}", take_panic(), bed.logs());
-    say(&tally.fail(name, begun.elapsed(), &said));
+    say(&tally.fail(name, begun.elapsed(), &take_panic(), &bed.logs()));
     clean_up(bed, &before);
 }
 

@@ -5,7 +5,7 @@
 
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
@@ -241,10 +241,7 @@ fn full_disk(bed: &mut Bed) {
         .args(["-q", "-m", "reflink=1", &shown(&file)])
         .run()
         .succeeded();
-    Program::new("mount")
-        .args(["-o", "loop", &shown(&file), &shown(&root)])
-        .run()
-        .succeeded();
+    let disk = Disk::mount(&file, &root);
     let snapshotter = bed.small_snapshotter(&root);
 
     bed.import("busybox", SMALL);
@@ -266,15 +263,34 @@ fn full_disk(bed: &mut Bed) {
 
     bed.remove_snapshots(SMALL);
     snapshotter.stop();
-    Program::new("umount")
-        .args([shown(&root)])
-        .run()
-        .succeeded();
+    disk.unmount();
     fs::remove_file(&file).expect("it was made");
 }
 
+/// A mounted file system image. Dropping it takes it off, whoever still uses it.
+struct Disk(PathBuf);
+
+impl Disk {
+    fn mount(file: &Path, root: &Path) -> Self {
+        let mount = Program::new("mount").args(["-o", "loop"]);
+        mount.args([file, root]).run().succeeded();
+        Self(root.into())
+    }
+
+    /// Nobody may use it any more.
+    fn unmount(self) {
+        Program::new("umount").args([&self.0]).run().succeeded();
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        umount2(&self.0, MntFlags::MNT_DETACH).ok(); // it fails where `unmount` has done it
+    }
+}
+
 /// Takes every free block, in pieces that get smaller, so that not one is left.
-fn fill(path: &std::path::Path) {
+fn fill(path: &Path) {
     use std::io::Write;
     let mut file = fs::File::create(path).expect("there is space for a name");
     let mut piece = vec![0_u8; 1 << 20];

@@ -16,6 +16,7 @@ mod lifecycle;
 mod limits;
 mod many;
 mod processes;
+mod readme;
 mod streams;
 
 use std::process::ExitCode;
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
         ("limits", limits::CASES),
         ("bad_input", bad_input::CASES),
         ("crashes", crashes::CASES),
+        ("readme", readme::CASES),
         ("many", many::CASES),
     ])
 }

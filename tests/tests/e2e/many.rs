@@ -20,7 +20,7 @@ pub const CASES: &[Case] = &[
 
 /// Ten boots on one emulated processor, which a busy host shares out.
 const BURST_LIMIT: Duration = Duration::from_secs(600);
-const BURST_SETTINGS: &str = "boot_timeout_s = 500";
+const BURST_BOOT_TIMEOUT: Duration = Duration::from_secs(500);
 
 fn in_a_row(bed: &mut Bed) {
     for round in 1..=20 {
@@ -34,7 +34,7 @@ fn in_a_row(bed: &mut Bed) {
 
 fn at_once(bed: &mut Bed) {
     let settings = Settings {
-        more: BURST_SETTINGS,
+        boot_timeout: BURST_BOOT_TIMEOUT,
         ..Settings::default()
     };
     bed.with_settings(&settings, |bed| {
