@@ -3,7 +3,6 @@
 //! messages, [`crate::container`] does the work.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cube_protocol::StreamHello;
@@ -24,7 +23,7 @@ pub struct Agent {
     containers: Mutex<HashMap<String, Entry>>,
     /// Name of the first container, whose namespaces the others of a pod may share.
     pod: Mutex<Option<String>>,
-    is_claimed: AtomicBool,
+    is_claimed: Mutex<bool>,
 }
 
 enum Entry {
@@ -44,15 +43,31 @@ impl Agent {
             reaper,
             containers: Mutex::default(),
             pod: Mutex::default(),
-            is_claimed: AtomicBool::new(false),
+            is_claimed: Mutex::default(),
         }
     }
 
-    /// Gives the machine its identity.
+    /// Gives the machine its identity, once: what has started since relies on it. A claim that failed
+    /// leaves the machine unclaimed.
     pub fn claim(&self, claim: &Claim) -> Result<(), AgentError> {
-        self.machine.claim(claim)?;
-        self.is_claimed.store(true, Ordering::Relaxed);
+        // Held until it is done, so that of two claims one is refused.
+        let mut is_claimed = self.is_claimed();
+        if *is_claimed {
+            return Err(AgentError::Claimed);
+        }
+        self.machine.claim(claim, &self.layout.machine_id())?;
+        *is_claimed = true;
         Ok(())
+    }
+
+    /// A restored machine has the random numbers, the clock and the name of its template until its claim:
+    /// nothing of a user's runs, and nothing is written to a user's disk.
+    fn check_claimed(&self) -> Result<(), AgentError> {
+        if *self.is_claimed() {
+            Ok(())
+        } else {
+            Err(AgentError::NotClaimed)
+        }
     }
 
     /// Makes a container.
@@ -62,8 +77,9 @@ impl Agent {
         spec_json: &[u8],
         disk: Disk,
     ) -> Result<(), AgentError> {
+        self.check_claimed()?;
         check_id("container_id", id)?;
-        let parts = Parts::of(spec_json, &self.layout.rootfs(id))?;
+        let parts = Parts::of(spec_json, id, &self.layout)?;
         let reservation = self.reserve(id)?;
         let container = Container::create(id, parts, &self.layout, disk).await?;
         reservation.fill(container);
@@ -106,10 +122,7 @@ impl Agent {
         container: &str,
         command: Command<'_>,
     ) -> Result<u32, AgentError> {
-        // A restored machine has the random numbers, the clock and the name of its template until then.
-        if !self.is_claimed.load(Ordering::Relaxed) {
-            return Err(AgentError::NotClaimed);
-        }
+        self.check_claimed()?;
         if !command.exec_id.is_empty() {
             check_id("exec_id", command.exec_id)?;
         }
@@ -188,6 +201,12 @@ impl Agent {
 
     fn containers(&self) -> MutexGuard<'_, HashMap<String, Entry>> {
         self.containers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_claimed(&self) -> MutexGuard<'_, bool> {
+        self.is_claimed
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }

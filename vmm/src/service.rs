@@ -110,7 +110,9 @@ impl Service {
                 }
             }
             (Call::Restore { .. }, None) => (failed(&Untimely::NotBooted), None),
-            (Call::Boot { .. } | Call::Restore { .. }, Some(_)) => (failed(&Untimely::Booted), None),
+            (Call::Boot { .. } | Call::Restore { .. }, Some(_)) => {
+                (failed(&Untimely::Booted), None)
+            }
             (_, None) => (failed(&Untimely::NotBooted), None),
             (call, Some(machine)) => (answer(machine, call), None),
         }

@@ -8,7 +8,7 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cube_protocol::Stdio;
-use rustix::fs::{CWD, Mode, OFlags, fcntl_getfl, fcntl_setfl, openat};
+use rustix::fs::{CWD, Mode, OFlags, fcntl_setfl, openat};
 use rustix::io::{dup, read, write};
 use rustix::pipe::{PipeFlags, pipe_with};
 use thiserror::Error;
@@ -190,7 +190,8 @@ impl Drop for Streams {
 
 impl End {
     fn waiting(fd: OwnedFd, interest: Interest) -> io::Result<Self> {
-        fcntl_setfl(&fd, fcntl_getfl(&fd)? | OFlags::NONBLOCK)?;
+        // Neither a pipe nor a terminal has another flag that this could clear.
+        fcntl_setfl(&fd, OFlags::NONBLOCK)?;
         Ok(Self::Waiting(sys::watch(fd, interest)?))
     }
 }

@@ -6,7 +6,7 @@ use std::fs;
 use serde_json::json;
 
 use crate::spec::{process, shell, spec};
-use crate::world::world;
+use crate::world::{MACHINE_ID, world};
 
 #[tokio::test]
 async fn namespaces_mounts_and_devices_are_its_own() {
@@ -242,4 +242,30 @@ async fn devices_of_the_machine_cannot_be_used_through_a_node_of_ones_own() {
     spec["linux"]["resources"]["devices"] = json!([{"allow": true, "access": "rwm"}]);
     let output = world.run(&spec).await.unwrap();
     assert_eq!(output.stderr, "", "{output:?}");
+}
+
+#[tokio::test]
+async fn an_empty_machine_id_is_the_machines_and_any_other_the_images() {
+    let mut world = world!();
+    for (slot, contents, expected) in [(1, "", MACHINE_ID), (2, "fixed\n", "fixed")] {
+        world.add_changed_disk(slot, |tree| {
+            fs::write(tree.join("etc/machine-id"), contents).unwrap();
+        });
+        let script = "cat /etc/machine-id; echo x 2>/dev/null >> /etc/machine-id && echo written";
+        let id = format!("c{slot}");
+        world
+            .create_on(slot, &id, &spec(shell(script)))
+            .await
+            .unwrap();
+        let (_, streams) = world.create_process(&id, "", None, false).await.unwrap();
+        let output = world.collect(&id, "", streams).await;
+        let lines: Vec<_> = output.stdout.lines().collect();
+        assert_eq!(lines[0], expected, "{output:?}");
+        // What is not the image's is not for the container to change.
+        assert_eq!(lines.len() == 2, slot == 2, "{output:?}");
+        world.delete(&id).await.unwrap();
+    }
+    let output = world.sh("ls /etc").await;
+    assert!(!output.stdout.contains("machine-id"), "{output:?}");
+    world.assert_clean();
 }

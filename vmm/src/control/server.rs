@@ -216,9 +216,10 @@ fn split<const N: usize, const M: usize>(
     let mut required = descriptors;
     let mut optional = required.split_off(N.min(found)).into_iter();
     match required.try_into() {
-        Ok(required) if found == expected => {
-            Ok((required, there.map(|there| there.then(|| optional.next()).flatten())))
-        }
+        Ok(required) if found == expected => Ok((
+            required,
+            there.map(|there| there.then(|| optional.next()).flatten()),
+        )),
         _ => Err(wrong),
     }
 }
