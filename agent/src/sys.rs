@@ -316,15 +316,12 @@ pub fn install_seccomp(program: &[libc::sock_filter], flags: c_ulong) -> io::Res
     })
 }
 
-/// Makes a program decide which devices the processes of a cgroup may use, besides those that decide so
-/// already (bpf(2), `BPF_PROG_TYPE_CGROUP_DEVICE`). It lives as long as the cgroup.
-pub fn attach_device_filter(cgroup: BorrowedFd<'_>, program: &[u64]) -> io::Result<()> {
+/// Gives the kernel a program that decides which devices may be used (bpf(2),
+/// `BPF_PROG_TYPE_CGROUP_DEVICE`). It lives as long as the descriptor and the cgroups that it is attached to.
+pub fn load_device_filter(program: &[u64]) -> io::Result<OwnedFd> {
     // Numbers of linux/bpf.h.
     const PROG_LOAD: c_long = 5;
-    const PROG_ATTACH: c_long = 8;
     const CGROUP_DEVICE_PROGRAM: u32 = 15;
-    const CGROUP_DEVICE_HOOK: u32 = 6;
-    const ALLOW_MULTI: u32 = 1 << 1;
 
     #[repr(C)]
     struct Load {
@@ -333,13 +330,6 @@ pub fn attach_device_filter(cgroup: BorrowedFd<'_>, program: &[u64]) -> io::Resu
         first: *const u64,
         licence: *const c_char,
         log: [u64; 2],
-    }
-    #[repr(C)]
-    struct Attach {
-        cgroup: c_int,
-        program: c_int,
-        hook: u32,
-        flags: u32,
     }
 
     let load = Load {
@@ -355,14 +345,31 @@ pub fn attach_device_filter(cgroup: BorrowedFd<'_>, program: &[u64]) -> io::Resu
     check(fd)?;
     let fd = c_int::try_from(fd).map_err(io::Error::other)?;
     // SAFETY: the call just made it, for this process alone.
-    let loaded = unsafe { OwnedFd::from_raw_fd(fd) };
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Makes such a program decide for the processes of a cgroup, besides those that decide already.
+pub fn attach_device_filter(cgroup: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    // Numbers of linux/bpf.h.
+    const PROG_ATTACH: c_long = 8;
+    const CGROUP_DEVICE_HOOK: u32 = 6;
+    const ALLOW_MULTI: u32 = 1 << 1;
+
+    #[repr(C)]
+    struct Attach {
+        cgroup: c_int,
+        program: c_int,
+        hook: u32,
+        flags: u32,
+    }
+
     let attach = Attach {
         cgroup: cgroup.as_raw_fd(),
-        program: loaded.as_raw_fd(),
+        program: program.as_raw_fd(),
         hook: CGROUP_DEVICE_HOOK,
         flags: ALLOW_MULTI,
     };
-    // SAFETY: as above; both descriptors are open during the call.
+    // SAFETY: the structure is all that union bpf_attr has for this command; both descriptors are open.
     check(unsafe {
         libc::syscall(
             libc::SYS_bpf,

@@ -4,7 +4,7 @@
 use std::convert::Infallible;
 use std::ffi::CString;
 use std::fs::File;
-use std::io::{BufReader, Seek};
+use std::io::{Read, Seek};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
@@ -42,7 +42,9 @@ fn read_plan() -> Result<Plan, StageError> {
     let read = || {
         let mut file = File::from(sys::inherited(PLAN_FD)?);
         file.rewind()?;
-        serde_json::from_reader(BufReader::new(file)).map_err(std::io::Error::from)
+        let mut json = Vec::new();
+        file.read_to_end(&mut json)?;
+        serde_json::from_slice(&json).map_err(std::io::Error::from)
     };
     read().map_err(|error| StageError::Plan(error.into()))
 }

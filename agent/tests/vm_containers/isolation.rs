@@ -242,6 +242,9 @@ async fn devices_of_the_machine_cannot_be_used_through_a_node_of_ones_own() {
     spec["linux"]["resources"]["devices"] = json!([{"allow": true, "access": "rwm"}]);
     let output = world.run(&spec).await.unwrap();
     assert_eq!(output.stderr, "", "{output:?}");
+    // The rules of one container are not those of the next.
+    let output = world.sh(script).await;
+    assert_eq!(output.stdout, "0\n1\n1\n1\n", "{output:?}");
 }
 
 #[tokio::test]
