@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use cube_protocol::StreamHello;
 
@@ -24,6 +25,7 @@ pub struct Agent {
     /// Name of the first container, whose namespaces the others of a pod may share.
     pod: Mutex<Option<String>>,
     is_claimed: Mutex<bool>,
+    greeted_at: Mutex<Option<Instant>>,
 }
 
 enum Entry {
@@ -44,7 +46,13 @@ impl Agent {
             containers: Mutex::default(),
             pod: Mutex::default(),
             is_claimed: Mutex::default(),
+            greeted_at: Mutex::default(),
         }
+    }
+
+    /// Remembers when the host asked who is there: the way of its next call is measured from here.
+    pub fn greet(&self) {
+        *self.greeted_at() = Some(Instant::now());
     }
 
     /// Gives the machine its identity, once: what has started since relies on it. A claim that failed
@@ -55,7 +63,9 @@ impl Agent {
         if *is_claimed {
             return Err(AgentError::Claimed);
         }
-        self.machine.claim(claim, &self.layout.machine_id())?;
+        let greeted_at = *self.greeted_at();
+        self.machine
+            .claim(claim, greeted_at, &self.layout.machine_id())?;
         *is_claimed = true;
         Ok(())
     }
@@ -207,6 +217,12 @@ impl Agent {
 
     fn is_claimed(&self) -> MutexGuard<'_, bool> {
         self.is_claimed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn greeted_at(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.greeted_at
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }

@@ -79,6 +79,9 @@ fn serve(options: &[&str]) -> anyhow::Result<()> {
 
 fn run(layout: Layout, machine: Machine, address: Address) -> anyhow::Result<()> {
     sys::share_heap();
+    let directory = layout.run.join("containers");
+    std::fs::create_dir_all(&directory)
+        .with_context(|| format!("cannot make {}", directory.display()))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(BLOCKING_THREADS)

@@ -66,7 +66,7 @@ pub fn spawn_stage(
     namespaces: NewNamespaces,
     cgroup: BorrowedFd<'_>,
     fds: &[BorrowedFd<'_>],
-) -> io::Result<Pid> {
+) -> Result<Pid, StageFailure> {
     // Copies above the targets, so that no dup2 below overwrites a source still to come.
     let lowest = c_int::try_from(fds.len()).map_err(io::Error::other)?;
     let mut copies = Vec::new();
@@ -75,7 +75,7 @@ pub fn spawn_stage(
         if fd.as_raw_fd() >= lowest {
             sources.push(fd.as_raw_fd());
         } else {
-            let copy = fcntl_dupfd_cloexec(fd, lowest)?;
+            let copy = fcntl_dupfd_cloexec(fd, lowest).map_err(io::Error::from)?;
             sources.push(copy.as_raw_fd());
             copies.push(copy);
         }
@@ -103,11 +103,31 @@ pub fn spawn_stage(
     drop(blocked);
     drop(copies);
     match i32::try_from(result) {
-        // The child's exit is an exit for whoever buries it; why it did not become a stage is told here.
-        Ok(1..) if child.exec_error != 0 => Err(io::Error::from_raw_os_error(child.exec_error)),
-        Ok(pid @ 1..) => Pid::from_raw(pid).ok_or_else(|| io::ErrorKind::InvalidData.into()),
-        Ok(error) => Err(io::Error::from_raw_os_error(-error)),
-        Err(error) => Err(io::Error::other(error)),
+        // The child is dead: nobody's process any more, for whoever buries those.
+        Ok(1..) if child.exec_error != 0 => {
+            let error = io::Error::from_raw_os_error(child.exec_error);
+            Err(StageFailure::Exec(error))
+        }
+        Ok(pid @ 1..) => {
+            Pid::from_raw(pid).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData).into())
+        }
+        Ok(error) => Err(io::Error::from_raw_os_error(-error).into()),
+        Err(error) => Err(io::Error::other(error).into()),
+    }
+}
+
+/// Why there is no stage.
+#[derive(Debug)]
+pub enum StageFailure {
+    /// There is no child.
+    Clone(io::Error),
+    /// There was one, and it could not become this program again.
+    Exec(io::Error),
+}
+
+impl From<io::Error> for StageFailure {
+    fn from(error: io::Error) -> Self {
+        Self::Clone(error)
     }
 }
 

@@ -2,8 +2,8 @@
 //! What tells this machine from every other that was restored from the same template, item by item. All of
 //! them are set, in this order, before the claim is acknowledged, and so before any user process:
 //!
-//! - The wall clock, first because every moment before it makes it late. Restored, it stands where the
-//!   template was saved. `CLOCK_MONOTONIC` and `CLOCK_BOOTTIME` stay: they go on from there, and so count how
+//! - The wall clock, first because every moment before it makes it late; what the request took to arrive is
+//!   made up for ([`way`]). Restored, it stands where the template was saved. `CLOCK_MONOTONIC` and `CLOCK_BOOTTIME` stay: they go on from there, and so count how
 //!   long the machine ran, its template's boot included, and not how long the template lay on a disk.
 //! - The kernel's random numbers: [`sys::add_entropy`] says why nothing else does it in time.
 //! - `boot_id`: the kernel makes it up when it is first read (drivers/char/random.c, `proc_do_uuid`). Nothing
@@ -18,7 +18,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use rustix::fs::Timespec;
 use rustix::system::sethostname;
@@ -46,6 +46,8 @@ pub struct Claim {
     pub hostname: String,
     /// The host's clock.
     pub realtime: SystemTime,
+    /// How long the host had our greeting's answer when it read that clock; zero: unknown.
+    pub since_greeting: Duration,
     /// At least [`MIN_ENTROPY`], at most [`sys::MAX_ENTROPY`] bytes.
     pub entropy: Vec<u8>,
     /// 32 hexadecimal digits, for the /etc/machine-id of images that leave it empty; empty: none.
@@ -78,27 +80,39 @@ pub fn check(claim: &Claim) -> Result<(), AgentError> {
 }
 
 /// The machine's clock.
-pub fn set_clock(claim: &Claim) -> Result<(), AgentError> {
-    let since_epoch = claim
+pub fn set_clock(claim: &Claim, greeted_at: Option<Instant>) -> Result<(), AgentError> {
+    let sent = claim
         .realtime
         .duration_since(SystemTime::UNIX_EPOCH)
         .unwrap_or_default();
-    if since_epoch == Duration::ZERO {
+    if sent == Duration::ZERO {
         return Err(AgentError::Request {
             field: "realtime_ns",
             reason: "is missing".to_owned(),
         });
     }
-    let now = Timespec {
-        tv_sec: i64::try_from(since_epoch.as_secs()).unwrap_or(i64::MAX),
-        tv_nsec: i64::from(since_epoch.subsec_nanos()),
-    };
     let before = SystemTime::now();
+    let way = greeted_at.map_or(Duration::ZERO, |at| way(at.elapsed(), claim.since_greeting));
+    let now = sent.saturating_add(way);
+    let now = Timespec {
+        tv_sec: i64::try_from(now.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: i64::from(now.subsec_nanos()),
+    };
     clock_settime(ClockId::Realtime, now).map_err(|errno| failed("clock")(errno.into()))?;
-    // In a machine that was just booted this is how late the request came.
-    let ahead = before.duration_since(claim.realtime).unwrap_or_default();
-    tracing::info!(?ahead, "clock set");
+    // In a machine that was just booted the clock was right before: that is how late the request really was.
+    let late = before.duration_since(claim.realtime).unwrap_or_default();
+    tracing::info!(?late, ?way, "clock set");
     Ok(())
+}
+
+/// How long the claim was under way, if the answer to the greeting before it took as long: half of the
+/// `exchange`, which began with that answer, without the time that it spent with the host. Wrong by no more
+/// than itself.
+fn way(exchange: Duration, with_host: Duration) -> Duration {
+    if with_host == Duration::ZERO {
+        return Duration::ZERO;
+    }
+    exchange.saturating_sub(with_host) / 2
 }
 
 /// Mixes the random bytes in and counts them.
@@ -148,6 +162,7 @@ mod tests {
         Claim {
             hostname: "h".to_owned(),
             realtime: SystemTime::UNIX_EPOCH,
+            since_greeting: Duration::ZERO,
             entropy: vec![0; 32],
             machine_id: "0123456789abcdef".repeat(2),
         }
@@ -179,8 +194,17 @@ mod tests {
 
     #[test]
     fn a_claim_without_the_time_does_not_set_the_clock() {
-        let error = set_clock(&claim()).unwrap_err();
+        let error = set_clock(&claim(), None).unwrap_err();
         assert_eq!(error.to_string(), "realtime_ns: is missing");
+    }
+
+    #[test]
+    fn the_way_of_a_claim_is_half_of_what_the_host_does_not_account_for() {
+        let ms = Duration::from_millis;
+        assert_eq!(way(ms(100), ms(40)), ms(30));
+        // A host that does not say leaves the clock late rather than guessed.
+        assert_eq!(way(ms(100), ms(0)), ms(0));
+        assert_eq!(way(ms(40), ms(100)), ms(0));
     }
 
     #[test]

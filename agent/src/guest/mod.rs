@@ -12,6 +12,7 @@ mod network;
 mod settings;
 
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use rustix::process::{Resource, Rlimit, setrlimit};
 use rustix::system::{RebootCommand, reboot};
@@ -66,11 +67,17 @@ pub enum Machine {
 
 impl Machine {
     /// Gives it an identity: all of it, or an error that names what is missing. A borrowed one keeps its own
-    /// clock, name and `boot_id`. `machine_id` is where that is kept.
-    pub fn claim(self, claim: &Claim, machine_id: &Path) -> Result<(), AgentError> {
+    /// clock, name and `boot_id`. `greeted_at` is when the host's last greeting came, `machine_id` where that
+    /// is kept.
+    pub fn claim(
+        self,
+        claim: &Claim,
+        greeted_at: Option<Instant>,
+        machine_id: &Path,
+    ) -> Result<(), AgentError> {
         identity::check(claim)?;
         if self == Self::Own {
-            identity::set_clock(claim)?;
+            identity::set_clock(claim, greeted_at)?;
         }
         identity::add_entropy(claim)?;
         if self == Self::Own {
