@@ -9,6 +9,7 @@ mod identity;
 mod modules;
 mod mounts;
 mod network;
+pub mod processor;
 mod settings;
 
 use std::path::{Path, PathBuf};
@@ -109,6 +110,7 @@ pub fn boot() -> Result<Layout, BootError> {
     mounts::make()?;
     settings::apply();
     raise_limits();
+    processor::keep_to_one();
     modules::load_boot_modules()?;
     network::loopback_up().map_err(|error| BootError::Loopback(error.into()))?;
     let cgroup = PathBuf::from(mounts::CGROUP);

@@ -19,6 +19,7 @@ use super::terminal::Terminal;
 use super::{CHANNEL_FD, Channel, JOIN_FD, Message, PLAN_FD, Plan, ProcessPlan};
 use super::{command, credentials, users};
 use crate::cause::{Cause, chain};
+use crate::guest::processor;
 use crate::sys;
 
 /// The stage. Ends as the user's program, or with [`sys::STAGE_FAILED`] after telling the agent why.
@@ -93,6 +94,7 @@ fn run(channel: &Channel, mut plan: Plan) -> Result<Infallible, StageError> {
         .map_err(|_| attribute("arguments")(Cause::new("a string contains a NUL byte")))?;
     umask(Mode::from_raw_mode(process.umask));
     wait_for_go(channel, master)?;
+    processor::use_all().map_err(attribute("processors"))?;
 
     // From here on a filter may forbid anything but what follows.
     if let Some(filter) = &plan.seccomp {
