@@ -3,8 +3,8 @@
 //! messages, [`crate::container`] does the work.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use cube_protocol::StreamHello;
 
@@ -24,7 +24,8 @@ pub struct Agent {
     containers: Mutex<HashMap<String, Entry>>,
     /// Name of the first container, whose namespaces the others of a pod may share.
     pod: Mutex<Option<String>>,
-    is_claimed: AtomicBool,
+    is_claimed: Mutex<bool>,
+    greeted_at: Mutex<Option<Instant>>,
 }
 
 enum Entry {
@@ -44,15 +45,39 @@ impl Agent {
             reaper,
             containers: Mutex::default(),
             pod: Mutex::default(),
-            is_claimed: AtomicBool::new(false),
+            is_claimed: Mutex::default(),
+            greeted_at: Mutex::default(),
         }
     }
 
-    /// Gives the machine its identity.
+    /// Remembers when the host asked who is there: the way of its next call is measured from here.
+    pub fn greet(&self) {
+        *self.greeted_at() = Some(Instant::now());
+    }
+
+    /// Gives the machine its identity, once: what has started since relies on it. A claim that failed
+    /// leaves the machine unclaimed.
     pub fn claim(&self, claim: &Claim) -> Result<(), AgentError> {
-        self.machine.claim(claim)?;
-        self.is_claimed.store(true, Ordering::Relaxed);
+        // Held until it is done, so that of two claims one is refused.
+        let mut is_claimed = self.is_claimed();
+        if *is_claimed {
+            return Err(AgentError::Claimed);
+        }
+        let greeted_at = *self.greeted_at();
+        self.machine
+            .claim(claim, greeted_at, &self.layout.machine_id())?;
+        *is_claimed = true;
         Ok(())
+    }
+
+    /// A restored machine has the random numbers, the clock and the name of its template until its claim:
+    /// nothing of a user's runs, and nothing is written to a user's disk.
+    fn check_claimed(&self) -> Result<(), AgentError> {
+        if *self.is_claimed() {
+            Ok(())
+        } else {
+            Err(AgentError::NotClaimed)
+        }
     }
 
     /// Makes a container.
@@ -62,8 +87,9 @@ impl Agent {
         spec_json: &[u8],
         disk: Disk,
     ) -> Result<(), AgentError> {
+        self.check_claimed()?;
         check_id("container_id", id)?;
-        let parts = Parts::of(spec_json, &self.layout.rootfs(id))?;
+        let parts = Parts::of(spec_json, id, &self.layout)?;
         let reservation = self.reserve(id)?;
         let container = Container::create(id, parts, &self.layout, disk).await?;
         reservation.fill(container);
@@ -106,10 +132,7 @@ impl Agent {
         container: &str,
         command: Command<'_>,
     ) -> Result<u32, AgentError> {
-        // A restored machine has the random numbers, the clock and the name of its template until then.
-        if !self.is_claimed.load(Ordering::Relaxed) {
-            return Err(AgentError::NotClaimed);
-        }
+        self.check_claimed()?;
         if !command.exec_id.is_empty() {
             check_id("exec_id", command.exec_id)?;
         }
@@ -188,6 +211,18 @@ impl Agent {
 
     fn containers(&self) -> MutexGuard<'_, HashMap<String, Entry>> {
         self.containers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_claimed(&self) -> MutexGuard<'_, bool> {
+        self.is_claimed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn greeted_at(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.greeted_at
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }

@@ -29,9 +29,12 @@ pub enum AgentError {
         /// Ours.
         agent: u32,
     },
-    /// No user process may start in a machine without an identity of its own.
+    /// Nothing of a user's starts in a machine without an identity of its own.
     #[error("the machine has not been claimed yet")]
     NotClaimed,
+    /// It has one, and what runs in it relies on that.
+    #[error("the machine has been claimed already")]
+    Claimed,
     /// The machine could not be given one.
     #[error("cannot set the machine's {what}")]
     Identity {
@@ -144,6 +147,7 @@ impl AgentError {
             Self::ContainerExists { .. } | Self::ProcessExists { .. } => Code::ALREADY_EXISTS,
             Self::Protocol { .. }
             | Self::NotClaimed
+            | Self::Claimed
             | Self::ContainerState { .. }
             | Self::ProcessState { .. }
             | Self::NoPod

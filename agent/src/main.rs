@@ -5,7 +5,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use cube_agent::agent::Agent;
@@ -14,7 +14,7 @@ use cube_agent::container::{Layout, Slots};
 use cube_agent::guest::{self, Machine};
 use cube_agent::process::Reaper;
 use cube_agent::transport::{self, Address};
-use cube_agent::{cgroup, log, stage, sys};
+use cube_agent::{cgroup, container, log, stage, sys};
 
 const USAGE: &str = "usage: cube-agent serve --listen unix:PATH --slots DIR --run DIR --cgroup DIR
        cube-agent --version
@@ -22,6 +22,10 @@ In a guest it is /init. `serve` runs it on this system, with block slots that ar
 
 /// Mounts and unmounts that may wait for a disk at the same time: one per slot.
 const BLOCKING_THREADS: usize = 8;
+
+/// How long a thread for them waits for its next task: for ever, so that one made before a snapshot is there
+/// in whatever is restored from it.
+const THREAD_KEEP_ALIVE: Duration = Duration::from_secs(u32::MAX as u64);
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().collect();
@@ -74,13 +78,19 @@ fn serve(options: &[&str]) -> anyhow::Result<()> {
 }
 
 fn run(layout: Layout, machine: Machine, address: Address) -> anyhow::Result<()> {
+    sys::share_heap();
+    let directory = layout.run.join("containers");
+    std::fs::create_dir_all(&directory)
+        .with_context(|| format!("cannot make {}", directory.display()))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(BLOCKING_THREADS)
+        .thread_keep_alive(THREAD_KEEP_ALIVE)
         .build()
         .context("cannot start the event loop")?;
     runtime.block_on(async {
         let reaper = Reaper::start().context("cannot watch for children")?;
+        container::rehearse(&reaper, &layout).await;
         let agent = Arc::new(Agent::new(layout, machine, reaper));
         match transport::serve(agent, address).await? {}
     })

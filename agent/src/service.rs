@@ -68,6 +68,7 @@ impl agent_ttrpc::Agent for Service {
             }
             .into());
         }
+        self.0.greet();
         let mut response = wire::GreetResponse::new();
         response.protocol = PROTOCOL_VERSION;
         response.agent_version = env!("CARGO_PKG_VERSION").to_owned();
@@ -86,6 +87,7 @@ impl agent_ttrpc::Agent for Service {
         let claim = Claim {
             hostname: request.hostname,
             realtime: SystemTime::UNIX_EPOCH + Duration::from_nanos(request.realtime_ns),
+            since_greeting: Duration::from_nanos(request.since_greeting_ns),
             entropy: request.entropy,
             machine_id: request.machine_id,
         };

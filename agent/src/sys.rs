@@ -58,56 +58,150 @@ impl NewNamespaces {
 /// Starts this same program as a set-up stage: `argv[0]` is [`STAGE_NAME`], descriptor `n` is `fds[n]`,
 /// nothing else is open, every signal is blocked. It is born in `cgroup` and in the new namespaces, so
 /// neither needs to be joined, which would cost a grace period of the kernel.
+///
+/// Until its exec the child runs in this program's memory, on a stack of its own, and this thread stands
+/// still (`CLONE_VM`, `CLONE_VFORK`): a copy of the memory would cost a page table now, and a page for
+/// whatever either side writes to before the exec.
 pub fn spawn_stage(
     namespaces: NewNamespaces,
     cgroup: BorrowedFd<'_>,
     fds: &[BorrowedFd<'_>],
-) -> io::Result<Pid> {
+) -> Result<Pid, StageFailure> {
     // Copies above the targets, so that no dup2 below overwrites a source still to come.
     let lowest = c_int::try_from(fds.len()).map_err(io::Error::other)?;
-    let sources = fds
-        .iter()
-        .map(|fd| fcntl_dupfd_cloexec(fd, lowest))
-        .collect::<Result<Vec<OwnedFd>, _>>()?;
-    let argv = [STAGE_ARGV0.as_ptr(), ptr::null()];
-    let envp: [*const c_char; 1] = [ptr::null()];
-    let cgroup = u64::try_from(cgroup.as_raw_fd()).map_err(io::Error::other)?;
+    let mut copies = Vec::new();
+    let mut sources = Vec::with_capacity(fds.len());
+    for fd in fds {
+        if fd.as_raw_fd() >= lowest {
+            sources.push(fd.as_raw_fd());
+        } else {
+            let copy = fcntl_dupfd_cloexec(fd, lowest).map_err(io::Error::from)?;
+            sources.push(copy.as_raw_fd());
+            copies.push(copy);
+        }
+    }
+    let mut stack = [ChildStack::EMPTY; CHILD_STACK / size_of::<ChildStack>()];
+    let mut child = Child {
+        sources: &sources,
+        exec_error: 0,
+    };
 
     // SAFETY: clone_args is plain data for which all zeroes mean "nothing asked for".
     let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
-    args.flags = namespaces.0 | CLONE_INTO_CGROUP | CLONE_CLEAR_SIGHAND;
+    let sharing = (libc::CLONE_VM | libc::CLONE_VFORK) as u64;
+    args.flags = namespaces.0 | sharing | CLONE_INTO_CGROUP | CLONE_CLEAR_SIGHAND;
     args.exit_signal = libc::SIGCHLD as u64;
-    args.cgroup = cgroup;
+    args.cgroup = u64::try_from(cgroup.as_raw_fd()).map_err(io::Error::other)?;
+    args.stack = stack.as_mut_ptr() as u64;
+    args.stack_size = size_of_val(&stack) as u64;
 
     let blocked = BlockedSignals::new();
-    // SAFETY: clone3 without CLONE_VM is a fork: the child has its own copy of this memory, and `args`
-    // outlives the call. The child runs only `become_stage`, which calls nothing but async-signal-safe
-    // functions, as a copy of a possibly multi-threaded process must.
-    let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw mut args, size_of_val(&args)) };
-    if pid == 0 {
-        become_stage(&sources, &argv, &envp);
-    }
-    let error = io::Error::last_os_error();
+    // SAFETY: the child runs only `become_stage` on `stack`, which calls nothing but async-signal-safe
+    // functions and ends in an exec or an exit; until then this thread is suspended, so everything that
+    // `args` and `child` point to stays where it is and nobody else touches it.
+    let result = unsafe { clone_with_stack(&mut args, &raw mut child) };
     drop(blocked);
-    match i32::try_from(pid) {
-        Ok(pid @ 1..) => Pid::from_raw(pid).ok_or(error),
-        _ => Err(error),
+    drop(copies);
+    match i32::try_from(result) {
+        // The child is dead: nobody's process any more, for whoever buries those.
+        Ok(1..) if child.exec_error != 0 => {
+            let error = io::Error::from_raw_os_error(child.exec_error);
+            Err(StageFailure::Exec(error))
+        }
+        Ok(pid @ 1..) => {
+            Pid::from_raw(pid).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData).into())
+        }
+        Ok(error) => Err(io::Error::from_raw_os_error(-error).into()),
+        Err(error) => Err(io::Error::other(error).into()),
     }
 }
 
+/// Why there is no stage.
+#[derive(Debug)]
+pub enum StageFailure {
+    /// There is no child.
+    Clone(io::Error),
+    /// There was one, and it could not become this program again.
+    Exec(io::Error),
+}
+
+impl From<io::Error> for StageFailure {
+    fn from(error: io::Error) -> Self {
+        Self::Clone(error)
+    }
+}
+
+/// Bytes of stack for the few calls between clone and exec.
+const CHILD_STACK: usize = 4096;
+
+/// What a stack consists of: the ABI wants its end on a multiple of 16.
+#[derive(Clone, Copy)]
+#[repr(align(16))]
+struct ChildStack(#[allow(dead_code, reason = "written by the child only")] [u8; 16]);
+
+impl ChildStack {
+    const EMPTY: Self = Self([0; 16]);
+}
+
+/// What a child needs to become a stage, and its answer.
+struct Child<'a> {
+    sources: &'a [c_int],
+    /// Number of the error that kept it from that.
+    exec_error: c_int,
+}
+
+/// clone3(2) whose child calls `become_stage(child)` on the stack in `args`. libc has no wrapper for it.
+///
+/// # Safety
+/// `args` must ask for `CLONE_VM | CLONE_VFORK` and have a stack; `child` must be valid.
+unsafe fn clone_with_stack(args: &mut libc::clone_args, child: *mut Child<'_>) -> i64 {
+    let result: i64;
+    // SAFETY: the system call clobbers rcx and r11 besides its result. In the child it returns 0 on an empty
+    // stack that is aligned as a call wants it; what is called there never returns. Parent and child have
+    // their own registers, and the parent goes on with the ones it had.
+    unsafe {
+        std::arch::asm!(
+            "syscall",
+            "test rax, rax",
+            "jnz 2f",
+            "xor ebp, ebp",
+            "mov rdi, r12",
+            "call r13",
+            "ud2",
+            "2:",
+            inlateout("rax") libc::SYS_clone3 => result,
+            in("rdi") &raw mut *args,
+            in("rsi") size_of::<libc::clone_args>(),
+            in("r12") child,
+            in("r13") become_stage as unsafe extern "C" fn(*mut Child<'_>) -> !,
+            lateout("rcx") _,
+            lateout("r11") _,
+        );
+    }
+    result
+}
+
 /// The child's half of [`spawn_stage`]: descriptors into place, then exec. No allocation, no panic.
-fn become_stage(sources: &[OwnedFd], argv: &[*const c_char; 2], envp: &[*const c_char; 1]) -> ! {
-    for (target, source) in (0..).zip(sources) {
+unsafe extern "C" fn become_stage(child: *mut Child<'_>) -> ! {
+    let argv = [STAGE_ARGV0.as_ptr(), ptr::null()];
+    let envp: [*const c_char; 1] = [ptr::null()];
+    // SAFETY: the parent made it for this call, and waits.
+    let child = unsafe { &mut *child };
+    for (target, source) in (0..).zip(child.sources) {
         // SAFETY: dup2 takes two integers; a failure is the return value.
-        if unsafe { libc::dup2(source.as_raw_fd(), target) } < 0 {
-            // SAFETY: _exit ends the process without running any handler.
-            unsafe { libc::_exit(STAGE_FAILED) };
+        if unsafe { libc::dup2(*source, target) } < 0 {
+            fail(child);
         }
     }
     // SAFETY: both arrays end with a null pointer and point to static strings.
     unsafe { libc::execve(SELF_EXE.as_ptr(), argv.as_ptr(), envp.as_ptr()) };
-    // SAFETY: as above.
-    unsafe { libc::_exit(STAGE_FAILED) }
+    fail(child)
+}
+
+fn fail(child: &mut Child<'_>) -> ! {
+    // SAFETY: the address of this thread's errno is always valid. It is the parent's too, who waits.
+    child.exec_error = unsafe { *libc::__errno_location() };
+    exit_now(STAGE_FAILED)
 }
 
 /// Takes one of the descriptors that a stage was born with, and keeps it from the program that follows.
@@ -242,15 +336,12 @@ pub fn install_seccomp(program: &[libc::sock_filter], flags: c_ulong) -> io::Res
     })
 }
 
-/// Makes a program decide which devices the processes of a cgroup may use, besides those that decide so
-/// already (bpf(2), `BPF_PROG_TYPE_CGROUP_DEVICE`). It lives as long as the cgroup.
-pub fn attach_device_filter(cgroup: BorrowedFd<'_>, program: &[u64]) -> io::Result<()> {
+/// Gives the kernel a program that decides which devices may be used (bpf(2),
+/// `BPF_PROG_TYPE_CGROUP_DEVICE`). It lives as long as the descriptor and the cgroups that it is attached to.
+pub fn load_device_filter(program: &[u64]) -> io::Result<OwnedFd> {
     // Numbers of linux/bpf.h.
     const PROG_LOAD: c_long = 5;
-    const PROG_ATTACH: c_long = 8;
     const CGROUP_DEVICE_PROGRAM: u32 = 15;
-    const CGROUP_DEVICE_HOOK: u32 = 6;
-    const ALLOW_MULTI: u32 = 1 << 1;
 
     #[repr(C)]
     struct Load {
@@ -259,13 +350,6 @@ pub fn attach_device_filter(cgroup: BorrowedFd<'_>, program: &[u64]) -> io::Resu
         first: *const u64,
         licence: *const c_char,
         log: [u64; 2],
-    }
-    #[repr(C)]
-    struct Attach {
-        cgroup: c_int,
-        program: c_int,
-        hook: u32,
-        flags: u32,
     }
 
     let load = Load {
@@ -281,14 +365,31 @@ pub fn attach_device_filter(cgroup: BorrowedFd<'_>, program: &[u64]) -> io::Resu
     check(fd)?;
     let fd = c_int::try_from(fd).map_err(io::Error::other)?;
     // SAFETY: the call just made it, for this process alone.
-    let loaded = unsafe { OwnedFd::from_raw_fd(fd) };
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Makes such a program decide for the processes of a cgroup, besides those that decide already.
+pub fn attach_device_filter(cgroup: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    // Numbers of linux/bpf.h.
+    const PROG_ATTACH: c_long = 8;
+    const CGROUP_DEVICE_HOOK: u32 = 6;
+    const ALLOW_MULTI: u32 = 1 << 1;
+
+    #[repr(C)]
+    struct Attach {
+        cgroup: c_int,
+        program: c_int,
+        hook: u32,
+        flags: u32,
+    }
+
     let attach = Attach {
         cgroup: cgroup.as_raw_fd(),
-        program: loaded.as_raw_fd(),
+        program: program.as_raw_fd(),
         hook: CGROUP_DEVICE_HOOK,
         flags: ALLOW_MULTI,
     };
-    // SAFETY: as above; both descriptors are open during the call.
+    // SAFETY: the structure is all that union bpf_attr has for this command; both descriptors are open.
     check(unsafe {
         libc::syscall(
             libc::SYS_bpf,
@@ -346,6 +447,13 @@ pub fn add_entropy(random: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<()> {
     check(c_long::from(unsafe {
         libc::ioctl(random.as_raw_fd(), RESEED, ptr::null::<c_void>())
     }))
+}
+
+/// Has every thread allocate from the same heap (mallopt(3), `M_ARENA_MAX`). The few threads that wait for a
+/// disk allocate a handful of times; a heap of its own costs each of them a mapping and pages that stay.
+pub fn share_heap() {
+    // SAFETY: the call takes two integers, before any other thread is there.
+    unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
 }
 
 /// Sends a signal, real-time ones included; 0 only asks whether the process exists.

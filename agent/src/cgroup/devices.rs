@@ -10,8 +10,13 @@
 //! may make any device node, so without this it could write to its disk below the file system, or to that
 //! of another container of its pod.
 
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, PoisonError};
+
 use super::LimitError;
 use crate::oci;
+use crate::sys;
 
 /// One rule, understood.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -121,6 +126,21 @@ fn rule(rule: &oci::DeviceRule) -> Result<DeviceRule, LimitError> {
     })
 }
 
+/// The filter for rules. That of the last ones is kept: rules seldom differ, and checking and translating a
+/// program costs the kernel more memory and time than the rest of a cgroup.
+pub fn filter(rules: &[DeviceRule]) -> io::Result<Arc<OwnedFd>> {
+    static LAST: Mutex<Option<(Vec<DeviceRule>, Arc<OwnedFd>)>> = Mutex::new(None);
+    let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((its_rules, filter)) = &*last
+        && its_rules == rules
+    {
+        return Ok(Arc::clone(filter));
+    }
+    let filter = Arc::new(sys::load_device_filter(&assemble(rules))?);
+    *last = Some((rules.to_vec(), Arc::clone(&filter)));
+    Ok(filter)
+}
+
 // Instructions (kernel Documentation/bpf/standardization/instruction-set.rst).
 const LOAD_WORD: u8 = 0x61; // dst = *(u32 *)(src + offset)
 const COPY: u8 = 0xbf; // dst = src
@@ -141,7 +161,7 @@ const MAJOR: u8 = 4;
 const MINOR: u8 = 5;
 
 /// The program, in the kernel's encoding.
-pub fn assemble(rules: &[DeviceRule]) -> Vec<u64> {
+fn assemble(rules: &[DeviceRule]) -> Vec<u64> {
     // struct bpf_cgroup_dev_ctx: access and type in one word, major, minor.
     let mut program = vec![
         instruction(LOAD_WORD, KIND, CONTEXT, 0, 0),

@@ -170,8 +170,9 @@ impl Cgroup {
             path: self.path.clone(),
             source: source.into(),
         };
+        let filter = devices::filter(rules).map_err(failed)?;
         let directory = fs::File::open(&self.path).map_err(failed)?;
-        sys::attach_device_filter(directory.as_fd(), &devices::assemble(rules)).map_err(failed)
+        sys::attach_device_filter(directory.as_fd(), filter.as_fd()).map_err(failed)
     }
 
     /// Stops every process in it, or lets them go on; answers when that is so.

@@ -4,8 +4,10 @@
 //! What the spec says was translated once, when the container was made; every later process is put together
 //! from these parts. [`crate::agent`] keeps the containers and is the only caller.
 
+mod arrival;
 mod parts;
 mod processes;
+mod rehearsal;
 mod rootfs;
 mod slots;
 mod start;
@@ -17,6 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 
 pub use parts::{Layout, Parts};
+pub use rehearsal::rehearse;
 pub use rootfs::{FsType, Rootfs, RootfsError};
 pub use slots::{SlotError, Slots};
 pub use start::Command;

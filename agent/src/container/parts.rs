@@ -2,14 +2,14 @@
 //! What a container is made of, translated from its spec before anything is made, so that most mistakes in a
 //! spec cost nothing to undo.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::Slots;
 use crate::cgroup::{self, DeviceRule, Setting};
 use crate::error::AgentError;
 use crate::oci::{self, Namespaces, Spec};
 use crate::seccomp::{self, Filter};
-use crate::stage::{ContainerPlan, ProcessPlan};
+use crate::stage::{ContainerPlan, Plan, ProcessPlan};
 
 /// Where things are in this machine.
 #[derive(Clone, Debug)]
@@ -29,6 +29,11 @@ impl Layout {
     pub fn rootfs(&self, id: &str) -> PathBuf {
         self.run.join("containers").join(id)
     }
+
+    /// The machine's id, if its claim gave it one; in place of an empty one in an image (machine-id(5)).
+    pub fn machine_id(&self) -> PathBuf {
+        self.run.join("machine-id")
+    }
 }
 
 /// A spec, translated.
@@ -42,8 +47,8 @@ pub struct Parts {
 }
 
 impl Parts {
-    /// From config.json, for a root file system that will be mounted at `rootfs`.
-    pub fn of(spec_json: &[u8], rootfs: &Path) -> Result<Self, AgentError> {
+    /// From config.json, for a container of that name.
+    pub fn of(spec_json: &[u8], id: &str, layout: &Layout) -> Result<Self, AgentError> {
         let spec: Spec = oci::parse("runtime spec", spec_json)?;
         let seccomp = match &spec.linux.seccomp {
             Some(profile) => Some(seccomp::compile(profile).map_err(oci::SpecError::from)?),
@@ -52,7 +57,7 @@ impl Parts {
         let resources = spec.linux.resources.clone().unwrap_or_default();
         Ok(Self {
             namespaces: oci::namespaces(&spec)?,
-            container: oci::container_plan(&spec, rootfs)?,
+            container: oci::container_plan(&spec, &layout.rootfs(id), &layout.machine_id())?,
             process: spec
                 .process
                 .as_ref()
@@ -61,6 +66,21 @@ impl Parts {
             seccomp,
             limits: cgroup::settings(&resources)?,
             devices: cgroup::device_rules(&resources.devices)?,
+        })
+    }
+    /// What the first process of the container is told to do.
+    pub(super) fn first_plan(&self, id: &str, terminal: bool) -> Result<Plan, AgentError> {
+        let process = self
+            .process
+            .clone()
+            .ok_or_else(|| AgentError::Spec(oci::SpecError::invalid("process", "is missing")))?;
+        Ok(Plan {
+            container_id: id.to_owned(),
+            container: Some(self.container.clone()),
+            join: self.namespaces.joined(),
+            terminal,
+            process,
+            seccomp: self.seccomp.clone(),
         })
     }
 }

@@ -1,28 +1,28 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Which block device a slot of the machine is. The host fills a slot after boot, so a disk may arrive a
-//! moment after the call that names it.
+//! moment after the call that names it; [`super::arrival`] waits for that.
 
+use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use thiserror::Error;
-use tokio::time::sleep;
 
+use super::arrival::{self, ARRIVAL_TIMEOUT};
 use crate::cause::Cause;
 
-/// How long a disk may take to appear. The interrupt that announces it is a matter of microseconds; the rest
-/// is for a host that is short of processors.
-const ARRIVAL_TIMEOUT: Duration = Duration::from_secs(10);
+const BLOCK: &str = "/sys/block";
 
-/// Between two looks.
-const ARRIVAL_POLL: Duration = Duration::from_millis(1);
+/// What the serial numbers of slots and the links in place of slots begin with; the number follows.
+const SERIAL: &str = "cube-slot-";
 
 /// Where the slots are.
 #[derive(Clone, Debug)]
 pub enum Slots {
-    /// virtio-blk devices whose serial number is `cube-slot-N`, as the machine has them.
-    Serial,
+    /// Names of the machine's virtio-blk devices whose serial number is `cube-slot-N`, by that number.
+    Devices(BTreeMap<u32, OsString>),
     /// A directory of links `cube-slot-N`: outside of a machine, for tests.
     Directory(PathBuf),
 }
@@ -44,7 +44,7 @@ pub enum SlotError {
         /// The device.
         device: PathBuf,
     },
-    /// sysfs or the directory cannot be read.
+    /// sysfs, the kernel's log or the directory cannot be read.
     #[error("cannot look for block slot {slot}")]
     Read {
         /// Its number.
@@ -56,46 +56,47 @@ pub enum SlotError {
 }
 
 impl Slots {
+    /// Those of this machine. For once: each serial number is a request to the host, and the devices stay.
+    pub fn of_machine() -> io::Result<Self> {
+        Ok(Self::Devices(find(Path::new(BLOCK))?))
+    }
+
     /// The device of a slot, once it has a disk.
     pub async fn device(&self, slot: u32) -> Result<PathBuf, SlotError> {
-        let failed = |source: std::io::Error| SlotError::Read {
+        let failed = |source: io::Error| SlotError::Read {
             slot,
             source: source.into(),
         };
-        let serial = format!("cube-slot-{slot}");
         match self {
-            Self::Directory(links) => fs::canonicalize(links.join(&serial)).map_err(failed),
-            Self::Serial => {
-                let block = Path::new("/sys/block");
-                let name = find(block, &serial)
-                    .map_err(failed)?
-                    .ok_or(SlotError::Missing { slot })?;
-                let device = Path::new("/dev").join(&name);
-                let size = block.join(name).join("size");
-                let deadline = Instant::now() + ARRIVAL_TIMEOUT;
-                while fs::read_to_string(&size).map_err(failed)?.trim() == "0" {
-                    if Instant::now() >= deadline {
-                        return Err(SlotError::Empty { slot, device });
-                    }
-                    sleep(ARRIVAL_POLL).await;
+            Self::Directory(links) => {
+                fs::canonicalize(links.join(format!("{SERIAL}{slot}"))).map_err(failed)
+            }
+            Self::Devices(names) => {
+                let name = names.get(&slot).ok_or(SlotError::Missing { slot })?;
+                let device = Path::new("/dev").join(name);
+                let size = Path::new(BLOCK).join(name).join("size");
+                match arrival::wait(&size).await.map_err(failed)? {
+                    true => Ok(device),
+                    false => Err(SlotError::Empty { slot, device }),
                 }
-                Ok(device)
             }
         }
     }
 }
 
-/// The name of the device with a serial number.
-fn find(block: &Path, serial: &str) -> std::io::Result<Option<PathBuf>> {
+/// Names of the devices that are slots.
+fn find(block: &Path) -> io::Result<BTreeMap<u32, OsString>> {
+    let mut names = BTreeMap::new();
     for entry in fs::read_dir(block)? {
         let entry = entry?;
         // Other kinds of devices have no such file.
-        let found = fs::read_to_string(entry.path().join("serial"));
-        if found.is_ok_and(|found| found.trim() == serial) {
-            return Ok(Some(entry.file_name().into()));
+        let serial = fs::read_to_string(entry.path().join("serial")).unwrap_or_default();
+        let number = serial.trim().strip_prefix(SERIAL);
+        if let Some(slot) = number.and_then(|number| number.parse().ok()) {
+            names.insert(slot, entry.file_name());
         }
     }
-    Ok(None)
+    Ok(names)
 }
 
 #[cfg(test)]
@@ -109,14 +110,24 @@ mod tests {
             ("vda", "cube-slot-1\n"),
             ("vdb", "cube-slot-11"),
             ("vdc", ""),
+            ("vdd", "cube-slot-x"),
+            ("vde", "a-cube-slot-2"),
         ] {
             fs::create_dir(block.path().join(name)).unwrap();
             fs::write(block.path().join(name).join("serial"), serial).unwrap();
         }
         fs::create_dir(block.path().join("loop0")).unwrap();
-        let name = |serial| find(block.path(), serial).unwrap();
-        assert_eq!(name("cube-slot-1"), Some("vda".into()));
-        assert_eq!(name("cube-slot-11"), Some("vdb".into()));
-        assert_eq!(name("cube-slot-2"), None);
+        let names = find(block.path()).unwrap();
+        assert_eq!(
+            names,
+            BTreeMap::from([(1, "vda".into()), (11, "vdb".into())])
+        );
+    }
+
+    #[tokio::test]
+    async fn a_slot_that_the_machine_does_not_have_is_missing() {
+        let slots = Slots::Devices(BTreeMap::new());
+        let error = slots.device(3).await.unwrap_err();
+        assert_eq!(error.to_string(), "block slot 3 does not exist");
     }
 }

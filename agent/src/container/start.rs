@@ -56,20 +56,8 @@ impl Container {
         pod: Option<Arc<OwnedFd>>,
         command: &Command<'_>,
     ) -> Result<Process, AgentError> {
-        let parts = &self.parts;
-        let process = parts
-            .process
-            .clone()
-            .ok_or_else(|| AgentError::Spec(oci::SpecError::invalid("process", "is missing")))?;
-        let namespaces = parts.namespaces;
-        let plan = Plan {
-            container_id: self.id.clone(),
-            container: Some(parts.container.clone()),
-            join: namespaces.joined(),
-            terminal: command.terminal,
-            process,
-            seccomp: parts.seccomp.clone(),
-        };
+        let namespaces = self.parts.namespaces;
+        let plan = self.parts.first_plan(&self.id, command.terminal)?;
         let shared = match (namespaces.shares_any(), pod) {
             (false, _) => None,
             (true, Some(pod)) => Some(pod),

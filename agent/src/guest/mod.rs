@@ -9,8 +9,11 @@ mod identity;
 mod modules;
 mod mounts;
 mod network;
+pub mod processor;
+mod settings;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use rustix::process::{Resource, Rlimit, setrlimit};
 use rustix::system::{RebootCommand, reboot};
@@ -46,6 +49,9 @@ pub enum BootError {
     /// The loopback interface.
     #[error("cannot bring up the loopback interface")]
     Loopback(#[source] Cause),
+    /// The block slots.
+    #[error("cannot look for the machine's block slots")]
+    Slots(#[source] Cause),
     /// Controllers for containers.
     #[error(transparent)]
     Cgroup(#[from] CgroupError),
@@ -61,13 +67,25 @@ pub enum Machine {
 }
 
 impl Machine {
-    /// Gives it an identity. A borrowed one keeps its own and gets the random bytes only.
-    pub fn claim(self, claim: &Claim) -> Result<(), AgentError> {
-        identity::add_entropy(claim)?;
-        match self {
-            Self::Own => identity::set(claim),
-            Self::Borrowed => Ok(()),
+    /// Gives it an identity: all of it, or an error that names what is missing. A borrowed one keeps its own
+    /// clock, name and `boot_id`. `greeted_at` is when the host's last greeting came, `machine_id` where that
+    /// is kept.
+    pub fn claim(
+        self,
+        claim: &Claim,
+        greeted_at: Option<Instant>,
+        machine_id: &Path,
+    ) -> Result<(), AgentError> {
+        identity::check(claim)?;
+        if self == Self::Own {
+            identity::set_clock(claim, greeted_at)?;
         }
+        identity::add_entropy(claim)?;
+        if self == Self::Own {
+            identity::make_boot_id()?;
+            identity::set_hostname(claim)?;
+        }
+        identity::write_machine_id(claim, machine_id)
     }
 
     /// Ends it; for a borrowed one only the agent.
@@ -90,8 +108,9 @@ impl Machine {
 /// Makes a freshly booted kernel a place for containers.
 pub fn boot() -> Result<Layout, BootError> {
     mounts::make()?;
-    hasten_grace_periods();
+    settings::apply();
     raise_limits();
+    processor::keep_to_one();
     modules::load_boot_modules()?;
     network::loopback_up().map_err(|error| BootError::Loopback(error.into()))?;
     let cgroup = PathBuf::from(mounts::CGROUP);
@@ -100,17 +119,8 @@ pub fn boot() -> Result<Layout, BootError> {
         run: PathBuf::from("/run/cube"),
         cgroup_root: cgroup.clone(),
         cgroup,
-        slots: Slots::Serial,
+        slots: Slots::of_machine().map_err(|error| BootError::Slots(error.into()))?,
     })
-}
-
-/// Modules, mounts, namespaces and cgroups wait for grace periods of the kernel's RCU, each some ticks long.
-/// Expedited ones interrupt the other processors instead, of which there are few here
-/// (kernel Documentation/ABI/testing/sysfs-kernel-rcu, `rcu_expedited`).
-fn hasten_grace_periods() {
-    if let Err(error) = std::fs::write("/sys/kernel/rcu_expedited", "1") {
-        tracing::warn!(%error, "grace periods stay as slow as they are");
-    }
 }
 
 fn raise_limits() {

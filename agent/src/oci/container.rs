@@ -114,11 +114,16 @@ pub fn namespaces(spec: &Spec) -> Result<Namespaces, SpecError> {
 }
 
 /// Everything that the stage builds before the first process runs.
-pub fn container_plan(spec: &Spec, rootfs: &Path) -> Result<ContainerPlan, SpecError> {
+pub fn container_plan(
+    spec: &Spec,
+    rootfs: &Path,
+    machine_id: &Path,
+) -> Result<ContainerPlan, SpecError> {
     refuse_what_is_missing(spec)?;
     let linux = &spec.linux;
     Ok(ContainerPlan {
         rootfs: rootfs.to_path_buf(),
+        machine_id: machine_id.to_path_buf(),
         read_only: spec.root.as_ref().is_some_and(|root| root.readonly),
         propagation: root_propagation(&linux.rootfs_propagation)?.bits(),
         mounts: spec
@@ -310,6 +315,7 @@ mod tests {
                 r#"{"linux":{"sysctl":{"net.ipv4.ip_forward":"1","net/ipv4/conf/eth0.1/x":"2"}}}"#,
             ),
             Path::new("/r"),
+            Path::new("/id"),
         )
         .unwrap();
         assert_eq!(plan.sysctls[0].0, Path::new("net/ipv4/ip_forward"));
@@ -317,7 +323,7 @@ mod tests {
         for key in ["..", "a/../../b", "/etc/x", "a..b", ""] {
             let json = format!(r#"{{"linux":{{"sysctl":{{"{key}":"1"}}}}}}"#);
             assert!(
-                container_plan(&spec(&json), Path::new("/r")).is_err(),
+                container_plan(&spec(&json), Path::new("/r"), Path::new("/id")).is_err(),
                 "{key}"
             );
         }
@@ -326,7 +332,7 @@ mod tests {
     #[test]
     fn block_devices_of_the_host_are_refused() {
         let json = r#"{"linux":{"devices":[{"path":"/dev/sda","type":"b","major":8,"minor":0}]}}"#;
-        let error = container_plan(&spec(json), Path::new("/r")).unwrap_err();
+        let error = container_plan(&spec(json), Path::new("/r"), Path::new("/id")).unwrap_err();
         assert_eq!(
             error.to_string(),
             "linux.devices: /dev/sda: block devices of the host are not supported"

@@ -196,7 +196,7 @@ impl Process {
         let exit = self.wait().await;
         match error {
             SpawnError::Killed { .. } if exit.oom_killed => SpawnError::Killed {
-                hint: ": the container's memory limit is too low to start it",
+                hint: spawn::TOO_SMALL,
             },
             other => other,
         }

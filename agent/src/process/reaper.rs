@@ -46,11 +46,11 @@ impl Reaper {
 
     /// Starts a child by `spawn` and calls `on_death` once it is dead, however soon that is. From then on
     /// its number may belong to another process.
-    pub fn spawn(
+    pub fn spawn<E>(
         &self,
-        spawn: impl FnOnce() -> io::Result<Pid>,
+        spawn: impl FnOnce() -> Result<Pid, E>,
         on_death: impl FnOnce(Death) + Send + 'static,
-    ) -> io::Result<Pid> {
+    ) -> Result<Pid, E> {
         // Held across the birth, so that nobody buries the child before it is known.
         let mut children = self.lock();
         let pid = spawn()?;

@@ -19,7 +19,7 @@ use tokio::io::unix::AsyncFd;
 use super::reaper::{Death, Reaper};
 use crate::cause::Cause;
 use crate::stage::{Channel, Message, Plan};
-use crate::sys::{self, NewNamespaces};
+use crate::sys::{self, NewNamespaces, StageFailure};
 
 /// A process that did not come to be.
 #[derive(Debug, Error)]
@@ -45,6 +45,24 @@ pub enum SpawnError {
         /// Why, if that is known.
         hint: &'static str,
     },
+    /// execve, before the stage was one.
+    #[error("cannot set the process up")]
+    Exec(#[source] Cause),
+}
+
+/// Why a process was killed early, or could not even begin: its memory is that of its container.
+pub const TOO_SMALL: &str = ": the container's memory limit is too low to start it";
+
+impl From<StageFailure> for SpawnError {
+    fn from(failure: StageFailure) -> Self {
+        match failure {
+            StageFailure::Clone(error) => Self::Clone(error.into()),
+            StageFailure::Exec(error) if error.kind() == io::ErrorKind::OutOfMemory => {
+                Self::Killed { hint: TOO_SMALL }
+            }
+            StageFailure::Exec(error) => Self::Exec(error.into()),
+        }
+    }
 }
 
 impl SpawnError {
@@ -102,7 +120,7 @@ impl Stage {
         let clone = || sys::spawn_stage(surroundings.new, surroundings.cgroup, &fds);
         let pid = reaper
             .spawn(|| born_in(surroundings.pid_namespace, clone), on_death)
-            .map_err(|error| SpawnError::Clone(error.into()))?;
+            .map_err(SpawnError::from)?;
         Ok((pid, Self { channel }))
     }
 
@@ -143,14 +161,15 @@ fn plan_file(plan: &Plan) -> io::Result<OwnedFd> {
 /// Runs `clone` so that its child is born into the pid namespace of another process.
 fn born_in(
     process: Option<BorrowedFd<'_>>,
-    clone: impl FnOnce() -> io::Result<Pid>,
-) -> io::Result<Pid> {
+    clone: impl FnOnce() -> Result<Pid, StageFailure>,
+) -> Result<Pid, StageFailure> {
     let Some(process) = process else {
         return clone();
     };
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-    let own = openat(CWD, "/proc/self/ns/pid", flags, Mode::empty())?;
-    move_into_thread_name_spaces(process, ThreadNameSpaceType::PROCESS_ID)?;
+    let own = openat(CWD, "/proc/self/ns/pid", flags, Mode::empty()).map_err(io::Error::from)?;
+    move_into_thread_name_spaces(process, ThreadNameSpaceType::PROCESS_ID)
+        .map_err(io::Error::from)?;
     let child = clone();
     if move_into_link_name_space(own.as_fd(), Some(LinkNameSpaceType::ProcessID)).is_err() {
         // Every later child would be born in the wrong container.

@@ -8,7 +8,7 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cube_protocol::Stdio;
-use rustix::fs::{CWD, Mode, OFlags, fcntl_getfl, fcntl_setfl, openat};
+use rustix::fs::{CWD, Mode, OFlags, fcntl_setfl, openat};
 use rustix::io::{dup, read, write};
 use rustix::pipe::{PipeFlags, pipe_with};
 use thiserror::Error;
@@ -19,8 +19,12 @@ use tokio::task::AbortHandle;
 use crate::cause::Cause;
 use crate::sys;
 
-/// Bytes on their way per stream. As much as a pipe holds, so that one turn can empty it.
+/// Most bytes on their way per stream. As much as a pipe holds, so that one turn can empty it.
 const BUFFER: usize = 64 * 1024;
+
+/// Bytes on their way until there were as many: most streams carry a few lines, and what a buffer touches
+/// once, it keeps from the host for as long as the process lives.
+const FIRST_BUFFER: usize = 2 * 1024;
 
 /// A connection of the host.
 pub trait Connection: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
@@ -190,7 +194,8 @@ impl Drop for Streams {
 
 impl End {
     fn waiting(fd: OwnedFd, interest: Interest) -> io::Result<Self> {
-        fcntl_setfl(&fd, fcntl_getfl(&fd)? | OFlags::NONBLOCK)?;
+        // Neither a pipe nor a terminal has another flag that this could clear.
+        fcntl_setfl(&fd, OFlags::NONBLOCK)?;
         Ok(Self::Waiting(sys::watch(fd, interest)?))
     }
 }
@@ -202,7 +207,7 @@ fn null() -> io::Result<OwnedFd> {
 
 /// Until the host half-closes; a process that closed its input ends it too.
 async fn to_process(mut host: impl Connection, process: AsyncFd<OwnedFd>) -> io::Result<()> {
-    let mut buffer = vec![0; BUFFER];
+    let mut buffer = vec![0; FIRST_BUFFER];
     loop {
         let count = host.read(&mut buffer).await?;
         let mut rest = &buffer[..count];
@@ -215,13 +220,21 @@ async fn to_process(mut host: impl Connection, process: AsyncFd<OwnedFd>) -> io:
                 .await?;
             rest = &rest[written..];
         }
+        make_room(&mut buffer, count);
+    }
+}
+
+/// Once a buffer was full.
+fn make_room(buffer: &mut Vec<u8>, used: usize) {
+    if used == buffer.len() {
+        buffer.resize(BUFFER, 0);
     }
 }
 
 /// Until the last holder of the stream closes it. Then half-closes and waits for the host to close, so that
 /// nothing cuts off bytes that the host has not read yet.
 async fn to_host(process: AsyncFd<OwnedFd>, mut host: impl Connection) -> io::Result<()> {
-    let mut buffer = vec![0; BUFFER];
+    let mut buffer = vec![0; FIRST_BUFFER];
     loop {
         let count = process
             .async_io(Interest::READABLE, |fd| match read(fd, &mut buffer) {
@@ -234,6 +247,7 @@ async fn to_host(process: AsyncFd<OwnedFd>, mut host: impl Connection) -> io::Re
             break;
         }
         host.write_all(&buffer[..count]).await?;
+        make_room(&mut buffer, count);
     }
     // Frees the terminal or pipe before the wait.
     drop(process);

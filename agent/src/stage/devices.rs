@@ -3,6 +3,7 @@
 //! Devices"), and those of its spec. Nodes and links that the image brought along stay.
 
 use std::io;
+use std::os::fd::AsFd;
 use std::path::Path;
 
 use rustix::fs::{
@@ -14,24 +15,29 @@ use super::DevicePlan;
 use super::error::StageError;
 use super::root::Root;
 
-/// Path, major, minor.
+const DEV: &str = "/dev";
+
+/// Name in /dev, major, minor.
 const DEFAULT: [(&str, u32, u32); 6] = [
-    ("/dev/null", 1, 3),
-    ("/dev/zero", 1, 5),
-    ("/dev/full", 1, 7),
-    ("/dev/random", 1, 8),
-    ("/dev/urandom", 1, 9),
-    ("/dev/tty", 5, 0),
+    ("null", 1, 3),
+    ("zero", 1, 5),
+    ("full", 1, 7),
+    ("random", 1, 8),
+    ("urandom", 1, 9),
+    ("tty", 5, 0),
 ];
 
-/// Path, target.
+/// Name in /dev, target.
 const LINKS: [(&str, &str); 5] = [
-    ("/dev/fd", "/proc/self/fd"),
-    ("/dev/stdin", "/proc/self/fd/0"),
-    ("/dev/stdout", "/proc/self/fd/1"),
-    ("/dev/stderr", "/proc/self/fd/2"),
-    ("/dev/core", "/proc/kcore"),
+    ("fd", "/proc/self/fd"),
+    ("stdin", "/proc/self/fd/0"),
+    ("stdout", "/proc/self/fd/1"),
+    ("stderr", "/proc/self/fd/2"),
+    ("core", "/proc/kcore"),
 ];
+
+/// Must lead to the container's own instance of devpts, whatever the image brought.
+const PTMX: (&str, &str) = ("ptmx", "pts/ptmx");
 
 /// Makes all of them.
 pub fn make(root: &Root, devices: &[DevicePlan]) -> Result<(), StageError> {
@@ -41,11 +47,16 @@ pub fn make(root: &Root, devices: &[DevicePlan]) -> Result<(), StageError> {
         source: source.into(),
     };
     for device in devices {
-        node(root, device).map_err(|source| failed(&device.path, source))?;
+        root.make_parent(&device.path)
+            .and_then(|(parent, name)| node(&parent, name, device))
+            .map_err(|source| failed(&device.path, source))?;
     }
-    for (path, major, minor) in DEFAULT {
+    let dev = Path::new(DEV);
+    let parent = root.make_dir(dev).map_err(|source| failed(dev, source))?;
+    for (name, major, minor) in DEFAULT {
+        let path = dev.join(name);
         let device = DevicePlan {
-            path: path.into(),
+            path: path.clone(),
             is_fifo: false,
             major,
             minor,
@@ -53,18 +64,18 @@ pub fn make(root: &Root, devices: &[DevicePlan]) -> Result<(), StageError> {
             uid: 0,
             gid: 0,
         };
-        node(root, &device).map_err(|source| failed(&device.path, source))?;
+        node(&parent, Path::new(name), &device).map_err(|source| failed(&path, source))?;
     }
-    for (path, target) in LINKS {
-        link(root, Path::new(path), target, false).map_err(|e| failed(Path::new(path), e))?;
+    for (name, target) in LINKS {
+        link(&parent, name, target).map_err(|source| failed(&dev.join(name), source))?;
     }
-    // Must be the container's own instance of devpts, whatever the image brought.
-    let ptmx = Path::new("/dev/ptmx");
-    link(root, ptmx, "pts/ptmx", true).map_err(|source| failed(ptmx, source))
+    let (name, target) = PTMX;
+    remove(&parent, name)
+        .and_then(|()| link(&parent, name, target))
+        .map_err(|source| failed(&dev.join(name), source))
 }
 
-fn node(root: &Root, device: &DevicePlan) -> io::Result<()> {
-    let (parent, name) = root.make_parent(&device.path)?;
+fn node(parent: impl AsFd, name: &Path, device: &DevicePlan) -> io::Result<()> {
     let kind = if device.is_fifo {
         FileType::Fifo
     } else {
@@ -86,15 +97,15 @@ fn node(root: &Root, device: &DevicePlan) -> io::Result<()> {
     Ok(chmodat(&parent, name, mode, AtFlags::empty())?)
 }
 
-fn link(root: &Root, path: &Path, target: &str, replace: bool) -> io::Result<()> {
-    let (parent, name) = root.make_parent(path)?;
-    if replace {
-        match unlinkat(&parent, name, AtFlags::empty()) {
-            Ok(()) | Err(Errno::NOENT) => {}
-            Err(errno) => return Err(errno.into()),
-        }
+fn remove(parent: impl AsFd, name: &str) -> io::Result<()> {
+    match unlinkat(parent, name, AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => Ok(()),
+        Err(errno) => Err(errno.into()),
     }
-    match symlinkat(target, &parent, name) {
+}
+
+fn link(parent: impl AsFd, name: &str, target: &str) -> io::Result<()> {
+    match symlinkat(target, parent, name) {
         Ok(()) | Err(Errno::EXIST) => Ok(()),
         Err(errno) => Err(errno.into()),
     }

@@ -27,6 +27,7 @@ mod command;
 mod credentials;
 mod devices;
 mod error;
+mod machine_id;
 mod mounts;
 mod paths;
 mod plan;

@@ -23,13 +23,19 @@ pub fn make(root: &Root, mounts: &[MountPlan]) -> Result<(), StageError> {
 }
 
 fn one(root: &Root, plan: &MountPlan) -> io::Result<()> {
-    let directory = root.make_dir(&plan.destination)?;
     let directory = if matches!(plan.fs_type.as_str(), "proc" | "sysfs") {
         // What masks and write-protects parts of these goes by their usual places: an image must not be
         // able to move them (CVE-2019-16884, CVE-2021-30465).
-        root.find_plain(&plan.destination, OFlags::PATH | OFlags::DIRECTORY)?
+        let find = || root.find_plain(&plan.destination, OFlags::PATH | OFlags::DIRECTORY);
+        match find() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                root.make_dir(&plan.destination)?;
+                find()?
+            }
+            found => found?,
+        }
     } else {
-        directory
+        root.make_dir(&plan.destination)?
     };
     let mut data = plan.data.clone();
     let sets_mode = data.split(',').any(|option| option.starts_with("mode="));

@@ -12,34 +12,44 @@ use rustix::mount::{MountFlags, mount, mount_bind, mount_bind_recursive, mount_r
 use super::error::StageError;
 use super::root::{Root, proc_path};
 
-/// Covers files with /dev/null and directories with an empty, read-only tmpfs. `null` is the machine's own
-/// device: the container's may be anything (CVE-2025-31133).
+/// Covers files with /dev/null and directories with an empty, read-only tmpfs, the same for all. `null` is
+/// the machine's own device: the container's may be anything (CVE-2025-31133).
 pub fn mask(root: &Root, null: impl AsFd, paths: &[PathBuf]) -> Result<(), StageError> {
-    each(root, "mask", paths, |target| {
-        let on = proc_path(&target);
-        if FileType::from_raw_mode(fstat(&target)?.st_mode) == FileType::Directory {
-            mount("tmpfs", on, "tmpfs", MountFlags::RDONLY, None)?;
-        } else {
-            mount_bind(proc_path(null.as_fd()), on)?;
+    let mut empty: Option<OwnedFd> = None;
+    for path in paths {
+        let is_directory = on_path(root, "mask", path, |target| {
+            let on = proc_path(&target);
+            if FileType::from_raw_mode(fstat(&target)?.st_mode) != FileType::Directory {
+                mount_bind(proc_path(null.as_fd()), on)?;
+                return Ok(false);
+            }
+            match &empty {
+                Some(empty) => mount_bind(proc_path(empty), on)?,
+                None => mount("tmpfs", on, "tmpfs", MountFlags::RDONLY, None)?,
+            }
+            Ok(true)
+        })?;
+        if is_directory == Some(true) && empty.is_none() {
+            // The mount just made, no longer the directory below it.
+            empty = on_path(root, "mask", path, Ok)?;
         }
-        Ok(())
-    })
+    }
+    Ok(())
 }
 
 /// Makes paths read-only, each by a mount of its own.
 pub fn write_protect(root: &Root, paths: &[PathBuf]) -> Result<(), StageError> {
     for path in paths {
-        each(root, "bind", std::slice::from_ref(path), |target| {
+        let bound = on_path(root, "bind", path, |target| {
             let place = proc_path(&target);
             Ok(mount_bind_recursive(&place, &place)?)
         })?;
-        // The mount just made, no longer the directory below it.
-        each(
-            root,
-            "write-protect",
-            std::slice::from_ref(path),
-            |target| remount_read_only(&target),
-        )?;
+        if bound.is_some() {
+            // The mount just made, no longer the directory below it.
+            on_path(root, "write-protect", path, |target| {
+                remount_read_only(&target)
+            })?;
+        }
     }
     Ok(())
 }
@@ -62,22 +72,20 @@ pub fn remount_read_only(mounted: impl AsFd) -> io::Result<()> {
     Ok(mount_remount(proc_path(mounted), flags, "")?)
 }
 
-fn each(
+/// Does something to a path, if it exists.
+fn on_path<T>(
     root: &Root,
     action: &'static str,
-    paths: &[PathBuf],
-    cover: impl Fn(OwnedFd) -> io::Result<()>,
-) -> Result<(), StageError> {
-    paths.iter().try_for_each(|path| {
-        match find(root, path).and_then(|found| found.map_or(Ok(()), &cover)) {
-            Ok(()) => Ok(()),
-            Err(source) => Err(StageError::Path {
-                action,
-                path: path.clone(),
-                source: source.into(),
-            }),
-        }
-    })
+    path: &Path,
+    cover: impl FnOnce(OwnedFd) -> io::Result<T>,
+) -> Result<Option<T>, StageError> {
+    find(root, path)
+        .and_then(|found| found.map(cover).transpose())
+        .map_err(|source| StageError::Path {
+            action,
+            path: path.to_path_buf(),
+            source: source.into(),
+        })
 }
 
 fn find(root: &Root, path: &Path) -> io::Result<Option<OwnedFd>> {

@@ -48,6 +48,8 @@ impl SharedNamespaces {
 pub struct ContainerPlan {
     /// Where the agent mounted the root file system.
     pub rootfs: PathBuf,
+    /// File of the machine with its id, if it has one.
+    pub machine_id: PathBuf,
     /// No process may write to it.
     pub read_only: bool,
     /// `MS_*` for all mounts that exist at the start.

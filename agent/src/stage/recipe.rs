@@ -4,7 +4,7 @@
 use std::convert::Infallible;
 use std::ffi::CString;
 use std::fs::File;
-use std::io::{BufReader, Seek};
+use std::io::{Read, Seek};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
@@ -19,6 +19,7 @@ use super::terminal::Terminal;
 use super::{CHANNEL_FD, Channel, JOIN_FD, Message, PLAN_FD, Plan, ProcessPlan};
 use super::{command, credentials, users};
 use crate::cause::{Cause, chain};
+use crate::guest::processor;
 use crate::sys;
 
 /// The stage. Ends as the user's program, or with [`sys::STAGE_FAILED`] after telling the agent why.
@@ -42,7 +43,9 @@ fn read_plan() -> Result<Plan, StageError> {
     let read = || {
         let mut file = File::from(sys::inherited(PLAN_FD)?);
         file.rewind()?;
-        serde_json::from_reader(BufReader::new(file)).map_err(std::io::Error::from)
+        let mut json = Vec::new();
+        file.read_to_end(&mut json)?;
+        serde_json::from_slice(&json).map_err(std::io::Error::from)
     };
     read().map_err(|error| StageError::Plan(error.into()))
 }
@@ -91,6 +94,7 @@ fn run(channel: &Channel, mut plan: Plan) -> Result<Infallible, StageError> {
         .map_err(|_| attribute("arguments")(Cause::new("a string contains a NUL byte")))?;
     umask(Mode::from_raw_mode(process.umask));
     wait_for_go(channel, master)?;
+    processor::use_all().map_err(attribute("processors"))?;
 
     // From here on a filter may forbid anything but what follows.
     if let Some(filter) = &plan.seccomp {

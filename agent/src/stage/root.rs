@@ -36,6 +36,11 @@ impl Root {
     /// Opens a directory; what is missing of it is made, for root, with mode 755.
     pub fn make_dir(&self, path: &Path) -> io::Result<OwnedFd> {
         let flags = OFlags::PATH | OFlags::DIRECTORY;
+        // Most are there.
+        match self.find(path, flags) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            other => return other,
+        }
         let mut reached = PathBuf::from("/");
         let mut dir = self.find(&reached, flags)?;
         for name in path.strip_prefix("/").unwrap_or(path) {

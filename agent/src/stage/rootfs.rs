@@ -18,7 +18,7 @@ use rustix::system::{setdomainname, sethostname};
 
 use super::error::StageError;
 use super::root::Root;
-use super::{ContainerPlan, devices, mounts, paths};
+use super::{ContainerPlan, devices, machine_id, mounts, paths};
 use crate::cause::Cause;
 
 /// A container's tree while it is being built.
@@ -37,6 +37,7 @@ impl<'p> Tree<'p> {
         let root = Root::open(&plan.rootfs).map_err(failed("open"))?;
         name(plan)?;
         mounts::make(&root, &plan.mounts)?;
+        machine_id::provide(&root, &plan.machine_id)?;
         devices::make(&root, &plan.devices)?;
         set_sysctls(plan)?;
         Ok(Self { plan, root, null })

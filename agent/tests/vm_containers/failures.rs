@@ -145,17 +145,26 @@ async fn unknown_names_are_not_found_and_deleting_them_is_fine() {
 }
 
 #[tokio::test]
-async fn nothing_runs_before_the_claim() {
+async fn a_machine_is_claimed_once_and_by_a_whole_claim() {
     let world = match World::unclaimed().await {
         Ok(world) => world,
         Err(missing) => return crate::world::skip(missing),
     };
-    world.create("c", &spec(shell("true"))).await.unwrap();
-    let (code, text) = refusal(world.create_process("c", "", None, false).await.map(|_| ()));
+    let refused = world.create("c", &spec(shell("true"))).await;
+    let (code, text) = refusal(refused);
     assert_eq!(code, Code::FAILED_PRECONDITION);
     assert_eq!(text, "the machine has not been claimed yet");
     let mut claim = cube_protocol::v1::agent::ClaimRequest::new();
     claim.entropy = vec![0; 31];
     let (code, _) = refusal(world.client.claim(soon(), &claim).await);
     assert_eq!(code, Code::INVALID_ARGUMENT);
+    // A claim that failed did not claim.
+    claim.entropy.push(0);
+    world.client.claim(soon(), &claim).await.unwrap();
+    let (code, text) = refusal(world.client.claim(soon(), &claim).await);
+    assert_eq!(code, Code::FAILED_PRECONDITION);
+    assert_eq!(text, "the machine has been claimed already");
+    world.create("c", &spec(shell("true"))).await.unwrap();
+    world.delete("c").await.unwrap();
+    world.assert_clean();
 }

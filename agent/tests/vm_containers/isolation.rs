@@ -6,7 +6,7 @@ use std::fs;
 use serde_json::json;
 
 use crate::spec::{process, shell, spec};
-use crate::world::world;
+use crate::world::{MACHINE_ID, world};
 
 #[tokio::test]
 async fn namespaces_mounts_and_devices_are_its_own() {
@@ -242,4 +242,37 @@ async fn devices_of_the_machine_cannot_be_used_through_a_node_of_ones_own() {
     spec["linux"]["resources"]["devices"] = json!([{"allow": true, "access": "rwm"}]);
     let output = world.run(&spec).await.unwrap();
     assert_eq!(output.stderr, "", "{output:?}");
+    // The rules of one container are not those of the next.
+    let output = world.sh(script).await;
+    assert_eq!(output.stdout, "0\n1\n1\n1\n", "{output:?}");
+}
+
+#[tokio::test]
+async fn an_empty_machine_id_is_the_machines_and_any_other_the_images() {
+    let script = "cat /etc/machine-id; echo x >> /etc/machine-id && echo written";
+    for (contents, expected) in [
+        ("", vec![MACHINE_ID]),
+        ("fixed\n", vec!["fixed", "written"]),
+    ] {
+        let mut world = world!();
+        world.add_changed_disk(1, |tree| {
+            fs::write(tree.join("etc/machine-id"), contents).unwrap();
+        });
+        let spec = spec(shell(script));
+        world.create_on(1, "c", &spec).await.unwrap();
+        let (_, streams) = world.create_process("c", "", None, false).await.unwrap();
+        let output = world.collect("c", "", streams).await;
+        // What is not the image's is not for the container to change.
+        let lines: Vec<_> = output.stdout.lines().collect();
+        assert_eq!(lines, expected, "{output:?}");
+        world.delete("c").await.unwrap();
+        world.assert_clean();
+    }
+}
+
+#[tokio::test]
+async fn an_image_without_a_machine_id_stays_without() {
+    let world = world!();
+    let output = world.sh("ls /etc").await;
+    assert!(!output.stdout.contains("machine-id"), "{output:?}");
 }

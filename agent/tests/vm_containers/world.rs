@@ -26,6 +26,9 @@ use crate::spec;
 const CGROUPS: &str = "/sys/fs/cgroup";
 const BUSYBOX: &str = "/bin/busybox";
 
+/// As its claim gives it.
+pub const MACHINE_ID: &str = "00112233445566778899aabbccddeeff";
+
 /// Longest wait for anything; the development VM emulates its processor.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -81,6 +84,7 @@ impl World {
         let mut world = Self::start_unclaimed().await;
         let mut claim = wire::ClaimRequest::new();
         claim.entropy = vec![7; 32];
+        claim.machine_id = MACHINE_ID.to_owned();
         world.client.claim(soon(), &claim).await.unwrap();
         world.add_disk(0);
         Ok(world)

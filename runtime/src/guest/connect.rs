@@ -67,7 +67,7 @@ impl Unclaimed {
         self,
         hostname: &str,
     ) -> Result<(Guest, oneshot::Receiver<()>), ClaimError> {
-        self.greet().await?;
+        let greeted = self.greet().await?;
         let random = random_bytes().map_err(ClaimError::Entropy)?;
         let (entropy, machine_id) = random.split_at(ENTROPY_BYTES);
         let mut request = ClaimRequest {
@@ -79,8 +79,9 @@ impl Unclaimed {
                 .collect(),
             ..Default::default()
         };
-        // Read last: the guest's clock is late by as long as the request takes.
+        // Read last, and both at once: from them the guest works out how long the request took.
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        request.since_greeting_ns = u64::try_from(greeted.elapsed().as_nanos()).unwrap_or(0);
         request.realtime_ns = now
             .ok()
             .and_then(|now| u64::try_from(now.as_nanos()).ok())
@@ -96,7 +97,8 @@ impl Unclaimed {
         Ok((self.guest, self.gone))
     }
 
-    async fn greet(&self) -> Result<(), ClaimError> {
+    /// Answers when the answer came.
+    async fn greet(&self) -> Result<Instant, ClaimError> {
         let request = GreetRequest {
             protocol: PROTOCOL_VERSION,
             ..Default::default()
@@ -108,6 +110,7 @@ impl Unclaimed {
             })
             .await
             .map_err(ClaimError::Call)?;
+        let greeted = Instant::now();
         if answer.protocol != PROTOCOL_VERSION {
             return Err(ClaimError::Protocol {
                 theirs: answer.protocol,
@@ -119,7 +122,7 @@ impl Unclaimed {
             kernel = guest_text::one_line(&answer.kernel_release),
             "the guest answers"
         );
-        Ok(())
+        Ok(greeted)
     }
 }
 

@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A container that is set up and taken down once before anybody calls, so that what the kernel and the agent
+//! make at a first use (caches, per-processor memory, a thread, superblocks' types, translated filters) is made
+//! before a template is saved and not after each restore.
+//!
+//! It has the shape of the usual container, but an empty file system in memory for its root, and its process
+//! ends where it would look for its program. Nothing of it is left; no name, no secret and no random number
+//! that outlives it is in it. A rehearsal that fails costs time later and nothing else, so it is only told.
+
+use std::fs;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use tokio::task::spawn_blocking;
+
+use super::{Layout, Parts};
+use crate::cause::chain;
+use crate::cgroup::Cgroup;
+use crate::error::AgentError;
+use crate::process::{Process, Reaper, SpawnError, Surroundings, Wanted};
+
+/// Of the container; one of a client can have it too, later.
+const ID: &str = "rehearsal";
+
+/// What containerd asks for when a client asks for nothing.
+const SPEC: &[u8] = include_bytes!("rehearsal.json");
+
+/// All streams, as a client would want them.
+const WANTED: Wanted = Wanted {
+    stdin: true,
+    stdout: true,
+    stderr: true,
+};
+
+/// Holds it. `layout` is where later containers will be.
+pub async fn rehearse(reaper: &Reaper, layout: &Layout) {
+    match hold(reaper, layout).await {
+        // Where it was to end: its program is a directory.
+        Err(AgentError::Spawn(SpawnError::Stage(end))) if end.ends_with("is a directory") => {}
+        Err(error) => tracing::warn!(error = %chain(&error), "the rehearsal failed"),
+        Ok(()) => tracing::warn!("the rehearsal did not end where it should"),
+    }
+}
+
+async fn hold(reaper: &Reaper, layout: &Layout) -> Result<(), AgentError> {
+    let parts = Parts::of(SPEC, ID, layout)?;
+    let plan = parts.first_plan(ID, false)?;
+    let cgroup = Arc::new(Cgroup::create(layout.cgroup.join(ID))?);
+    cgroup.apply(&parts.limits)?;
+    cgroup.restrict_devices(&parts.devices)?;
+    let root = EmptyRoot::mount(layout.rootfs(ID)).await?;
+    let result = {
+        let directory = cgroup.open()?;
+        let surroundings = Surroundings {
+            new: parts.namespaces.made(),
+            pid_namespace: None,
+            join: None,
+            cgroup: directory.as_fd(),
+        };
+        Process::create(reaper, &plan, surroundings, &cgroup, WANTED).await
+    };
+    drop(root);
+    cgroup.remove().await?;
+    result?;
+    Ok(())
+}
+
+/// The empty root; gone when it is dropped.
+struct EmptyRoot(PathBuf);
+
+impl EmptyRoot {
+    async fn mount(path: PathBuf) -> Result<Self, AgentError> {
+        let place = path.clone();
+        // On a thread, as every mount of a root: it is the one that stays for the first.
+        let mounted = spawn_blocking(move || {
+            fs::create_dir_all(&place)?;
+            Ok(mount("tmpfs", &place, "tmpfs", MountFlags::empty(), None)?)
+        });
+        match mounted.await {
+            Ok(Ok(())) => Ok(Self(path)),
+            Ok(Err(error)) => Err(not_mounted(&path, error)),
+            Err(_) => Err(AgentError::Broken),
+        }
+    }
+}
+
+impl Drop for EmptyRoot {
+    fn drop(&mut self) {
+        let gone = unmount(&self.0, UnmountFlags::DETACH)
+            .map_err(std::io::Error::from)
+            .and_then(|()| fs::remove_dir(&self.0));
+        if let Err(error) = gone {
+            tracing::warn!(path = %self.0.display(), %error, "left from the rehearsal");
+        }
+    }
+}
+
+fn not_mounted(path: &Path, error: std::io::Error) -> AgentError {
+    AgentError::Rootfs(super::RootfsError::Directory {
+        path: path.to_path_buf(),
+        source: error.into(),
+    })
+}
