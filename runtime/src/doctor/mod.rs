@@ -15,7 +15,7 @@ use serde::Serialize;
 use crate::config::Config;
 
 /// Everything that can be checked, in the order of the report.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Check {
     /// Whether this is root.

@@ -2,7 +2,10 @@
 //! The `cube` command: what an operator of a host types. Containers themselves are started by
 //! containerd's clients (`ctr`, `nerdctl`, `kubectl`).
 
-mod cli;
+mod doctor;
+mod output;
+mod ps;
+mod reap;
 
 use std::process::ExitCode;
 
@@ -10,7 +13,7 @@ use clap::{Parser, Subcommand};
 
 /// Containers in microVMs of their own: look at this host and at what runs on it.
 #[derive(Debug, Parser)]
-#[command(name = "cube", version, after_help = cli::EXAMPLES)]
+#[command(name = "cube", version, after_help = output::EXAMPLES)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -19,18 +22,18 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Say what this host can and cannot do, and how to mend it
-    Doctor(cli::doctor::Arguments),
+    Doctor(doctor::Arguments),
     /// List the sandboxes of this host
-    Ps(cli::ps::Arguments),
+    Ps(ps::Arguments),
     /// Remove what sandboxes left behind whose owner died
-    Reap(cli::reap::Arguments),
+    Reap(reap::Arguments),
 }
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
-        Command::Doctor(arguments) => cli::doctor::run(&arguments),
-        Command::Ps(arguments) => cli::ps::run(&arguments),
-        Command::Reap(arguments) => cli::reap::run(&arguments),
+        Command::Doctor(arguments) => doctor::run(&arguments),
+        Command::Ps(arguments) => ps::run(&arguments),
+        Command::Reap(arguments) => reap::run(&arguments),
     };
-    result.unwrap_or_else(|error| cli::fail(&error))
+    result.unwrap_or_else(|error| output::fail(&error))
 }

@@ -1,9 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The commands of `cube`, one file each, and how they print.
-
-pub mod doctor;
-pub mod ps;
-pub mod reap;
+//! How the commands print, and what `cube --help` ends with.
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -28,14 +24,14 @@ pub fn fail(error: &anyhow::Error) -> ExitCode {
 }
 
 /// Prints a value as JSON for programs.
-fn print_json(value: &impl Serialize) -> io::Result<()> {
+pub fn print_json(value: &impl Serialize) -> io::Result<()> {
     let mut out = io::stdout().lock();
     serde_json::to_writer_pretty(&mut out, value)?;
     writeln!(out)
 }
 
 /// A reader that went away (`cube ps | head`) is no failure.
-fn unless_reader_left(result: io::Result<()>) -> io::Result<()> {
+pub fn unless_reader_left(result: io::Result<()>) -> io::Result<()> {
     match result {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         other => other,

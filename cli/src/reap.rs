@@ -8,6 +8,8 @@ use cube_runtime::layout;
 use cube_runtime::reap::reap_dir;
 use cube_runtime::{Config, Layout};
 
+use crate::output;
+
 #[derive(Debug, clap::Args)]
 #[command(after_help = "A sandbox whose shim lives is never touched.")]
 pub struct Arguments {
@@ -36,7 +38,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
                 }
             }
         };
-        super::unless_reader_left(writeln!(out, "{line}"))?;
+        output::unless_reader_left(writeln!(out, "{line}"))?;
     }
     Ok(if failures {
         ExitCode::FAILURE

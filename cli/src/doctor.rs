@@ -4,8 +4,11 @@
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use cube_runtime::Config;
 use cube_runtime::doctor::{self, Check, Finding, Status};
+
+use crate::output;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Exit code: 0 if containers can run here (warnings included), 1 if not.")]
@@ -17,7 +20,7 @@ pub struct Arguments {
     #[arg(long, conflicts_with = "json")]
     quiet: bool,
     /// Make only these checks
-    #[arg(long, value_name = "CHECK", value_delimiter = ',')]
+    #[arg(long, value_name = "CHECK", value_delimiter = ',', value_parser = checks())]
     only: Vec<Check>,
 }
 
@@ -30,16 +33,23 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let findings = doctor::examine(&config, checks);
     let worst = findings.iter().map(|finding| finding.status).max();
     let printed = if arguments.json {
-        super::print_json(&findings)
+        output::print_json(&findings)
     } else if arguments.quiet {
         Ok(())
     } else {
         print(&findings)
     };
-    super::unless_reader_left(printed)?;
+    output::unless_reader_left(printed)?;
     Ok(match worst {
         Some(Status::Bad) => ExitCode::FAILURE,
         Some(Status::Good | Status::Warning) | None => ExitCode::SUCCESS,
+    })
+}
+
+fn checks() -> impl TypedValueParser<Value = Check> {
+    PossibleValuesParser::new(Check::ALL.map(Check::name)).try_map(|name| {
+        let named = Check::ALL.into_iter().find(|check| check.name() == name);
+        named.ok_or("no such check")
     })
 }
 

@@ -10,6 +10,8 @@ use cube_runtime::layout::{self, SandboxState};
 use cube_runtime::{Config, Layout};
 use serde::Serialize;
 
+use crate::output;
+
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
     /// Print the list as JSON
@@ -35,11 +37,11 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let directories = Layout::new(config.run).list()?;
     let rows: Vec<Row> = directories.iter().map(|dir| Row::of(dir)).collect();
     let printed = if arguments.json {
-        super::print_json(&rows)
+        output::print_json(&rows)
     } else {
         print(&rows)
     };
-    super::unless_reader_left(printed)?;
+    output::unless_reader_left(printed)?;
     Ok(ExitCode::SUCCESS)
 }
 
