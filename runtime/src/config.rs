@@ -2,7 +2,7 @@
 //! The configuration file, `/etc/cube/config.toml`. Every field has a default; no file is a full one.
 //!
 //! Environment variables win over the file: `CUBE_CONFIG` names it, `CUBE_IMAGE`, `CUBE_RUN`,
-//! `CUBE_VMM` and `CUBE_TRACE` replace single fields.
+//! `CUBE_TEMPLATES`, `CUBE_VMM`, `CUBE_COLD`, `CUBE_PREFAULT` and `CUBE_TRACE` replace single fields.
 
 use std::env;
 use std::io;
@@ -12,6 +12,8 @@ use std::time::Duration;
 use cube_vmm::config::{MAX_MEMORY_MIB, MAX_VCPUS, MIN_MEMORY_MIB};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+
+use crate::template::Limits;
 
 /// Where the configuration is looked for.
 pub const DEFAULT_PATH: &str = "/etc/cube/config.toml";
@@ -27,6 +29,12 @@ pub struct Config {
     pub image: PathBuf,
     /// Directory of live sandboxes. Short: a socket path in it may have 107 bytes.
     pub run: PathBuf,
+    /// Directory of the templates that sandboxes are restored from.
+    pub templates: PathBuf,
+    /// Days after its last use that a template is removed.
+    pub templates_max_days: u32,
+    /// Most MiB on the disk for all templates; the longest unused are removed.
+    pub templates_max_mib: u64,
     /// The `cube-vmm` binary; none: beside the running program, then PATH.
     pub vmm: Option<PathBuf>,
     /// Added to the guest's kernel command line.
@@ -41,6 +49,13 @@ pub struct Config {
     pub vmm_uid_base: u32,
     /// Longest time in seconds from the VMM's start to the agent's first answer.
     pub boot_timeout_s: u64,
+    /// Longest time in seconds from a restored guest's first instruction to its agent's word that it has
+    /// an identity of its own.
+    pub claim_timeout_s: u64,
+    /// Whether every sandbox is booted instead of restored: to measure what templates are good for.
+    pub cold: bool,
+    /// Whether the pages that a start touches are read in ahead: off to measure what that is good for.
+    pub prefault: bool,
     /// `oom_score_adj` of the VMM, relative to that of the process that starts it.
     pub oom_score_adj: i32,
     /// Whether each stage of a start is logged with its time.
@@ -56,6 +71,10 @@ impl Default for Config {
         Self {
             image: "/var/lib/cube/image".into(),
             run: "/run/cube".into(),
+            templates: "/var/lib/cube/templates".into(),
+            templates_max_days: 14,
+            // Some hundred of a usual size.
+            templates_max_mib: 16 << 10,
             vmm: None,
             cmdline: String::new(),
             vcpus: 2,
@@ -65,6 +84,10 @@ impl Default for Config {
             vmm_uid_base: 0x7000_0000,
             // Hardware needs less than a second; a host that emulates virtualisation 40 times that.
             boot_timeout_s: 120,
+            // Hardware needs some milliseconds, an emulating host under load a second or two.
+            claim_timeout_s: 10,
+            cold: false,
+            prefault: true,
             oom_score_adj: 1,
             trace: false,
             task_v3: false,
@@ -108,6 +131,26 @@ impl Config {
         Duration::from_secs(self.boot_timeout_s)
     }
 
+    /// Longest time from a restored guest's first instruction to its acknowledged claim.
+    pub fn claim_timeout(&self) -> Duration {
+        Duration::from_secs(self.claim_timeout_s)
+    }
+
+    /// How long a start waits for another one's template: two machines come up one after the other,
+    /// and their memory is written and read.
+    pub(crate) fn build_patience(&self) -> Duration {
+        self.boot_timeout().saturating_mul(2)
+    }
+
+    /// When templates are removed.
+    pub fn template_limits(&self) -> Limits {
+        const DAY_S: u64 = 86_400;
+        Limits {
+            age: Duration::from_secs(u64::from(self.templates_max_days) * DAY_S),
+            bytes: self.templates_max_mib.saturating_mul(1 << 20),
+        }
+    }
+
     fn check(&self) -> Result<(), ConfigError> {
         let value = |field, why| Err(ConfigError::Value { field, why });
         if !(1..=MAX_VCPUS).contains(&self.vcpus) {
@@ -115,6 +158,9 @@ impl Config {
         }
         if !(MIN_MEMORY_MIB..=MAX_MEMORY_MIB).contains(&self.memory_mib) {
             return value("memory_mib", "it must be 128 to 524288");
+        }
+        if self.claim_timeout_s == 0 {
+            return value("claim_timeout_s", "it must be 1 at least");
         }
         // Neither root's id, nor one that setresuid(2) takes for "leave it".
         if self.vmm_uid_base == 0 || self.vmm_uid_base >= u32::MAX - PID_LIMIT {
@@ -130,11 +176,20 @@ impl Config {
         if let Some(run) = var("CUBE_RUN") {
             self.run = run;
         }
+        if let Some(templates) = var("CUBE_TEMPLATES") {
+            self.templates = templates;
+        }
         if let Some(vmm) = var("CUBE_VMM") {
             self.vmm = Some(vmm);
         }
-        if let Some(trace) = var("CUBE_TRACE") {
-            self.trace = trace.as_os_str() != "0" && !trace.as_os_str().is_empty();
+        for (name, switch) in [
+            ("CUBE_TRACE", &mut self.trace),
+            ("CUBE_COLD", &mut self.cold),
+            ("CUBE_PREFAULT", &mut self.prefault),
+        ] {
+            if let Some(value) = var(name) {
+                *switch = value.as_os_str() != "0" && !value.as_os_str().is_empty();
+            }
         }
     }
 }
@@ -188,12 +243,16 @@ mod tests {
         let mut config: Config = toml::from_str("image = \"/a\"\nrun = \"/b\"").unwrap();
         config.override_from(|name| match name {
             "CUBE_IMAGE" => Some("/c".into()),
+            "CUBE_TEMPLATES" => Some("/d".into()),
             "CUBE_TRACE" => Some("1".into()),
+            "CUBE_PREFAULT" => Some("0".into()),
+            "CUBE_COLD" => Some("".into()),
             _ => None,
         });
         assert_eq!(config.image, Path::new("/c"));
         assert_eq!(config.run, Path::new("/b"));
-        assert!(config.trace);
+        assert_eq!(config.templates, Path::new("/d"));
+        assert!(config.trace && !config.prefault && !config.cold);
     }
 
     #[test]
@@ -203,6 +262,7 @@ mod tests {
             "vcpus = 0",
             "vcpus = 9",
             "memory_mib = 1",
+            "claim_timeout_s = 0",
             "vmm_uid_base = 0",
             "vmm_uid_base = 4294967295",
         ] {

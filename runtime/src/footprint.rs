@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crate::cgroup::{self, HostCgroup};
 use crate::layout::SandboxDir;
 use crate::reap::{self, ReapError};
+use crate::template::Lease;
 
 /// The directory, the process and the cgroup of one sandbox. Dropping it removes all three, in the
 /// same order as [`mod@crate::reap`] does from the files.
@@ -15,6 +16,8 @@ pub(crate) struct Footprint {
     pub(crate) dir: SandboxDir,
     pub(crate) cgroup: Option<HostCgroup>,
     pub(crate) process: Option<Arc<OwnedFd>>,
+    /// Keeps the template that the machine was restored from, and goes last.
+    pub(crate) template: Option<Lease>,
     cleared: bool,
 }
 
@@ -24,6 +27,7 @@ impl Footprint {
             dir,
             cgroup: None,
             process: None,
+            template: None,
             cleared: false,
         }
     }

@@ -31,8 +31,17 @@ pub struct Manifest {
     pub kernel_release: String,
     /// Version of the agent in the initramfs.
     pub agent_version: String,
-    kernel_sha256: String,
-    initramfs_sha256: String,
+    /// Digest of its kernel.
+    pub kernel_sha256: String,
+    /// Digest of its initramfs.
+    pub initramfs_sha256: String,
+}
+
+impl Manifest {
+    /// Reads the manifest of the image in `dir`; the image's other files are not touched.
+    pub(crate) fn read(dir: &Path) -> Result<Self, ImageError> {
+        read_manifest(&dir.join("manifest.json"))
+    }
 }
 
 /// An open guest image.
@@ -49,7 +58,7 @@ pub struct GuestImage {
 impl GuestImage {
     /// Opens the image in `dir`; `run` is where the stamp of a checked one is kept.
     pub fn open(dir: &Path, run: &Path) -> Result<Self, ImageError> {
-        let manifest = read_manifest(&dir.join("manifest.json"))?;
+        let manifest = Manifest::read(dir)?;
         let kernel_path = KERNEL_NAMES
             .into_iter()
             .map(|name| dir.join(name))

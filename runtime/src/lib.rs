@@ -21,6 +21,7 @@
 //! | [`sandbox`] | the waist itself |
 //! | [`container`] | one container of a sandbox |
 //! | [`process`] | one process: streams, signals, exit |
+//! | [`template`] | the booted guests on disk that sandboxes are restored from |
 //! | [`rootfs`] | from containerd's mounts to a disk for a block slot |
 //! | [`mod@reap`] | removing a sandbox from its files alone |
 //! | [`doctor`] | what the host can and cannot do |
@@ -36,6 +37,7 @@ mod guest;
 mod guest_text;
 mod hooks;
 mod image;
+mod launch;
 pub mod layout;
 pub mod process;
 pub mod reap;
@@ -43,6 +45,7 @@ pub mod rootfs;
 pub mod sandbox;
 mod slots;
 pub mod spec;
+pub mod template;
 mod trace;
 mod vmm;
 mod vsock;

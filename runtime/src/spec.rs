@@ -16,10 +16,6 @@ use crate::layout::SandboxKey;
 /// Most virtual processors of a machine; a container with a larger quota gets these.
 const MAX_VCPUS: u8 = cube_vmm::config::MAX_VCPUS;
 
-/// Memory of a machine comes in whole GiB: few shapes, so that few snapshots serve every image.
-/// Memory costs nothing until it is touched.
-const MEMORY_STEP_MIB: u64 = 1024;
-
 /// Least memory limit of a container: what docker accepts for runc. Measured in a guest, setting a
 /// process up takes a moment longer below 2 MiB, half a minute at 512 KiB, and is killed at 256 KiB.
 pub const MIN_CONTAINER_MEMORY: i64 = 6 << 20;
@@ -184,15 +180,20 @@ impl Wishes {
         u8::try_from(whole).unwrap_or(u8::MAX)
     }
 
-    /// The default, or more if the limit and the guest's own need are more; never more than the host has,
-    /// because a limit above that limits nothing (docker writes 2^63 for "none").
+    /// The default, or the next power of two if the limit and the guest's own need are more. Few shapes,
+    /// because each has a template of its own, which the first start of it has to wait for: from 2 GiB to the
+    /// most that a machine can have there are nine. Memory that is not touched costs
+    /// nothing but the guest's notes about it, 1/64, once in the template.
+    ///
+    /// Never more than the host has, because a limit above that limits nothing (docker writes 2^63 for
+    /// "none").
     fn memory_mib(&self, config: &Config, host_mib: u64) -> u32 {
         let default = u64::from(config.memory_mib);
         let wanted = self.memory.map_or(0, |bytes| {
             (bytes.div_ceil(1 << 20))
                 .saturating_add(config.memory_overhead_mib.into())
-                .div_ceil(MEMORY_STEP_MIB)
-                .saturating_mul(MEMORY_STEP_MIB)
+                .checked_next_power_of_two()
+                .unwrap_or(u64::MAX)
         });
         let most = host_mib
             .min(cube_vmm::config::MAX_MEMORY_MIB.into())

@@ -7,16 +7,17 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use cube_vmm::config::BootConfig;
-use cube_vmm::control::{BootFiles, Client, ControlError};
+use cube_vmm::config::{BootConfig, RestoreConfig};
+use cube_vmm::control::{BootFiles, Client, ControlError, RestoreFiles, SaveFiles};
 use cube_vmm::exit::ExitReason;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
@@ -63,7 +64,7 @@ pub(crate) struct Traces {
 pub(crate) struct End(watch::Receiver<Option<VmmExit>>);
 
 impl Vmm {
-    /// Starts the process. It does nothing until it is told to boot.
+    /// Starts the process. It does nothing until it is told to boot or to restore.
     pub(crate) fn spawn(program: &Path, log: File, traces: Traces) -> Result<Self, VmmError> {
         let spawn_failed = |source| VmmError::Spawn {
             program: program.into(),
@@ -124,6 +125,48 @@ impl Vmm {
     pub(crate) async fn boot(&self, config: BootConfig, files: BootFiles) -> Result<(), VmmError> {
         self.request(move |client| client.boot(&config, files))
             .await
+    }
+
+    pub(crate) async fn restore(
+        &self,
+        config: RestoreConfig,
+        files: RestoreFiles,
+    ) -> Result<(), VmmError> {
+        self.request(move |client| client.restore(&config, files))
+            .await
+    }
+
+    pub(crate) async fn pause(&self) -> Result<(), VmmError> {
+        self.request(Client::pause).await
+    }
+
+    /// Writes the machine, which has to be paused, into empty files.
+    pub(crate) async fn save(&self, files: SaveFiles) -> Result<(), VmmError> {
+        self.request(move |client| client.save(&files)).await
+    }
+
+    /// Writes down which pages a restored machine has touched.
+    pub(crate) async fn working_set(
+        &self,
+        into: OwnedFd,
+        pagemap: OwnedFd,
+    ) -> Result<(), VmmError> {
+        self.request(move |client| client.working_set(&into, &pagemap))
+            .await
+    }
+
+    /// Opens the page map of the process, which has no `/proc` of its own.
+    pub(crate) fn page_map(&self) -> io::Result<OwnedFd> {
+        let file = File::open(format!("/proc/{}/pagemap", self.pid))?;
+        // One that lives now lived when its file was opened by its pid, which so was no other's.
+        let mut watched = [PollFd::from_borrowed_fd(
+            self.process.as_fd(),
+            PollFlags::IN,
+        )];
+        match poll(&mut watched, Some(&Timespec::default()))? {
+            0 => Ok(file.into()),
+            _ => Err(io::Error::other("the VMM has ended")),
+        }
     }
 
     pub(crate) async fn attach(
@@ -299,6 +342,15 @@ pub enum VmmError {
 }
 
 impl VmmError {
+    /// Whether the VMM itself said no, or gave up; not so if it was killed or the host is at its end.
+    pub(crate) fn is_refusal(&self) -> bool {
+        match self {
+            VmmError::Control(source) => matches!(source, ControlError::Refused { .. }),
+            VmmError::Ended(exit) => matches!(exit.cause, Cause::Reason(_) | Cause::Code(_)),
+            VmmError::NotFound | VmmError::Spawn { .. } | VmmError::Abandoned => false,
+        }
+    }
+
     /// The class of this failure.
     pub fn kind(&self) -> Kind {
         match self {

@@ -3,16 +3,19 @@
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use cube_protocol::v1::agent::{ClaimRequest, GreetRequest};
 use cube_protocol::v1::agent_ttrpc::AgentClient;
 use cube_protocol::{CONTROL_PORT, PROTOCOL_VERSION};
+use rustix::io::{Errno, fcntl_dupfd_cloexec};
+use rustix::net::{Shutdown, shutdown};
 use thiserror::Error;
 use tokio::net::UnixStream;
 use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use ttrpc::r#async::Client;
 use ttrpc::r#async::transport::Socket;
 
@@ -21,6 +24,7 @@ use super::{CALL_TIMEOUT, Guest, GuestError};
 use crate::error::Kind;
 use crate::exit::VmmExit;
 use crate::guest_text;
+use crate::trace;
 use crate::vmm::End;
 use crate::vsock::{self, DialError};
 
@@ -29,6 +33,9 @@ const DIAL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Longest single attempt: a guest that lost the request on its way up is asked again.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a guest may take to close a connection that the host has closed.
+const HANG_UP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Random bytes for the guest's pool: twice what the kernel wants for a full reseed (256 bits).
 const ENTROPY_BYTES: usize = 64;
@@ -40,6 +47,8 @@ const MACHINE_ID_BYTES: usize = 16;
 pub(crate) struct Unclaimed {
     guest: Guest,
     gone: oneshot::Receiver<()>,
+    /// The same connection, to close it in an orderly way.
+    stream: OwnedFd,
 }
 
 /// Dials the agent until it answers, the machine ends or the time is up.
@@ -49,6 +58,7 @@ pub(crate) async fn connect(
     deadline: Instant,
 ) -> Result<Unclaimed, ClaimError> {
     let stream = dial_until(vsock, &end, deadline).await?;
+    let again = fcntl_dupfd_cloexec(&stream, 0).map_err(ClaimError::HangUp)?;
     let (link, gone) = Link::new(stream);
     let client = AgentClient::new(Client::new(Socket::new(link)));
     let guest = Guest {
@@ -56,7 +66,32 @@ pub(crate) async fn connect(
         vsock: vsock.into(),
         end,
     };
-    Ok(Unclaimed { guest, gone })
+    Ok(Unclaimed {
+        guest,
+        gone,
+        stream: again,
+    })
+}
+
+/// The same for a guest that was restored, whose agent listens already: all of it up to the
+/// acknowledged claim has one limit.
+pub(crate) async fn connect_restored(
+    vsock: &Path,
+    end: End,
+    limit: Duration,
+    hostname: &str,
+) -> Result<(Guest, oneshot::Receiver<()>), ClaimError> {
+    let deadline = Instant::now() + limit;
+    let unclaimed = {
+        let _stage = trace::stage("connect");
+        connect(vsock, end, deadline).await?
+    };
+    let _stage = trace::stage("claim");
+    timeout_at(deadline, unclaimed.claim(hostname))
+        .await
+        .unwrap_or(Err(ClaimError::Unacknowledged {
+            limit_s: limit.as_secs(),
+        }))
 }
 
 impl Unclaimed {
@@ -95,6 +130,26 @@ impl Unclaimed {
             .await
             .map_err(ClaimError::Call)?;
         Ok((self.guest, self.gone))
+    }
+
+    /// Checks the agent's protocol and hangs up. When this returns, the guest has hung up too, so that
+    /// neither the VMM nor the guest's kernel knows of a connection any more.
+    pub(crate) async fn greet_and_leave(self) -> Result<(), ClaimError> {
+        self.greet().await?;
+        let Self {
+            guest,
+            gone,
+            stream,
+        } = self;
+        drop(guest);
+        // The client's reader sees the end of the stream when the guest has closed its side in answer
+        // to this, and drops the connection. A send or a close would not tell.
+        shutdown(&stream, Shutdown::Write).map_err(ClaimError::HangUp)?;
+        match timeout(HANG_UP_TIMEOUT, gone).await {
+            // The sender is dropped without a word: that is the signal.
+            Ok(_dropped) => Ok(()),
+            Err(_elapsed) => Err(ClaimError::HangUp(Errno::TIMEDOUT)),
+        }
     }
 
     /// Answers when the answer came.
@@ -166,13 +221,22 @@ pub enum ClaimError {
     #[error("the machine ended before its agent answered: {0}")]
     Ended(VmmExit),
     /// The agent never answered.
-    #[error("the guest's agent did not answer within {waited_s} s of its boot")]
+    #[error("the guest's agent did not answer within {waited_s} s")]
     Timeout {
         /// How long it was waited for.
         waited_s: u64,
         /// The last failure.
         source: Option<DialError>,
     },
+    /// The agent of a restored guest did not say in time that it has an identity of its own.
+    #[error("the guest's agent did not acknowledge its identity within {limit_s} s")]
+    Unacknowledged {
+        /// How long it had.
+        limit_s: u64,
+    },
+    /// The connection could not be closed.
+    #[error("the connection to the guest's agent could not be closed")]
+    HangUp(#[source] Errno),
     /// A call failed.
     #[error("the guest's agent answered, but not as it should")]
     Call(#[source] GuestError),
@@ -199,10 +263,12 @@ impl ClaimError {
     pub fn kind(&self) -> Kind {
         match self {
             ClaimError::Ended(_) => Kind::Unavailable,
-            ClaimError::Timeout { .. } => Kind::DeadlineExceeded,
+            ClaimError::Timeout { .. } | ClaimError::Unacknowledged { .. } => {
+                Kind::DeadlineExceeded
+            }
             ClaimError::Call(source) => source.kind(),
             ClaimError::Protocol { .. } => Kind::FailedPrecondition,
-            ClaimError::Entropy(_) | ClaimError::Clock => Kind::Internal,
+            ClaimError::Entropy(_) | ClaimError::Clock | ClaimError::HangUp(_) => Kind::Internal,
         }
     }
 }

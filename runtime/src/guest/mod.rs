@@ -26,7 +26,7 @@ use tokio::net::UnixStream;
 use ttrpc::context::{self, Context};
 
 pub use connect::ClaimError;
-pub(crate) use connect::connect;
+pub(crate) use connect::{connect, connect_restored};
 
 use crate::error::Kind;
 use crate::exit::VmmExit;

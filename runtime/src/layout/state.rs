@@ -29,6 +29,9 @@ pub struct SandboxState {
     pub vmm: VmmState,
     /// The host cgroups to remove with it, innermost first.
     pub cgroups: Vec<PathBuf>,
+    /// Name of the template that it was restored from; none if it was booted.
+    #[serde(default)]
+    pub template: Option<String>,
 }
 
 /// A process that cannot be mistaken for a later one with the same pid.
@@ -52,6 +55,7 @@ impl SandboxState {
             created_s: since_epoch.map_or(0, |age| age.as_secs()),
             vmm,
             cgroups: Vec::new(),
+            template: None,
         }
     }
 

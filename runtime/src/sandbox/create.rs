@@ -1,183 +1,272 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The recipe of a sandbox, top to bottom. The order is the content:
+//! The recipe of a sandbox, top to bottom.
 //!
-//! the guest image is checked before anything is made -> the directory, so that a left-over is found and
-//! whatever follows has a place to be removed from -> the host cgroup -> the VMM's process, moved into the
-//! cgroup before it takes memory and written down before it runs anything -> boot -> the agent answers ->
-//! the guest has an identity of its own. From the directory on, [`Footprint`] undoes all of it.
+//! Its VMM is spawned while its template is looked for; neither needs the other. With a template the
+//! guest is restored, its agent greeted and given an identity of its own. The first start of a shape
+//! makes the template; one that turns out to be unfit is made anew, once. Where there can be none the
+//! guest is booted, which takes as long as a boot and gives the same sandbox, and a line in the log says
+//! what to mend. Whatever goes wrong, [`Launched`] and [`Running`] undo what was done.
 
-use std::fs::{self, File, OpenOptions};
-use std::io;
-use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+mod error;
+
+use std::fs::File;
+use std::os::fd::AsFd;
 use std::time::Duration;
 
-use cube_vmm::config::BootConfig;
-use cube_vmm::control::BootFiles;
-use thiserror::Error;
+use cube_snapshot::manifest::Shape;
 use tokio::time::Instant;
 
-use crate::cgroup::{CgroupError, HostCgroup};
 use crate::config::Config;
-use crate::error::Kind;
+use crate::error::chain;
 use crate::footprint::Footprint;
-use crate::guest::{self, ClaimError, Guest};
-use crate::image::{GuestImage, ImageError};
-use crate::layout::{Layout, LayoutError, SandboxDir, SandboxState, VmmState};
+use crate::guest::{self, Guest};
+use crate::image::GuestImage;
+use crate::launch::{self, Launched, Running};
 use crate::spec::SandboxSpec;
+use crate::template::{self, BuildError, Found, Store, Template, Unavailable, Unfit, Wanted};
 use crate::trace;
-use crate::vmm::{self, Traces, Vmm, VmmError};
+use crate::vmm::Vmm;
+
+pub use error::CreateError;
+use error::last_words;
+pub(crate) use error::words;
 
 /// How long a machine may outlive its agent's connection: a guest that powers off closes it first.
 const END_AFTER_AGENT: Duration = Duration::from_secs(5);
 
-/// `MISC_MAJOR` and `KVM_MINOR` of linux/major.h and linux/miscdevice.h.
-const MISC_MAJOR: u32 = 10;
-const KVM_MINOR: u32 = 232;
+/// How often a template is restored: if the VMM refuses it, it is made anew. If it refuses that too, the
+/// fault is not the template's.
+const RESTORES: usize = 2;
 
-/// Spawns a VMM, boots the guest and claims it.
+/// Spawns a VMM, restores or boots the guest and claims it.
 pub(super) async fn create(
     config: &Config,
     spec: &SandboxSpec,
 ) -> Result<(Vmm, Guest, Footprint), CreateError> {
     trace::enable(config.trace);
     let _whole = trace::stage("create");
-    let deadline = Instant::now() + config.boot_timeout();
-
-    let (image, mut footprint) = prepare(config, spec).await?;
-    let files = open_files(image, &footprint.dir, spec)?;
-    if let Some(path) = &spec.cgroup {
-        footprint.cgroup = HostCgroup::create(path).map_err(CreateError::Cgroup)?;
+    let restores = if config.cold { 0 } else { RESTORES };
+    for restore in 1..=restores {
+        let (launched, look) = tokio::try_join!(launch(config, spec), look(config, spec))?;
+        match warm(config, spec, launched, look).await? {
+            Warm::Claimed(machine, guest) => return Ok((machine.vmm, guest, machine.footprint)),
+            Warm::NoTemplate => break,
+            Warm::Refused { name, unfit } if restore < RESTORES => {
+                condemn(config, name, unfit).await?;
+            }
+            Warm::Refused { name, unfit } => {
+                tracing::warn!(template = name, reason = %chain(&unfit), "a new template is refused too: the guest is booted");
+            }
+        }
     }
-    let vmm = spawn(config, &mut footprint, spec)?;
-
-    {
-        let _stage = trace::stage("boot");
-        vmm.boot(boot_config(config, spec, vmm.pid()), files)
-            .await
-            .map_err(CreateError::Boot)?;
-    }
-    let guest = claim(&vmm, &footprint.dir, spec, deadline).await?;
-    Ok((vmm, guest, footprint))
+    let (machine, guest) = cold(config, spec).await?;
+    Ok((machine.vmm, guest, machine.footprint))
 }
 
-/// Checks the image and makes the directory, on a thread that may block.
-async fn prepare(
-    config: &Config,
-    spec: &SandboxSpec,
-) -> Result<(GuestImage, Footprint), CreateError> {
-    let _stage = trace::stage("prepare");
-    let layout = Layout::new(&config.run);
-    let (image, key) = (config.image.clone(), spec.key.clone());
-    let prepared = tokio::task::spawn_blocking(move || {
-        let image = GuestImage::open(&image, layout.run()).map_err(CreateError::Image)?;
-        let dir = SandboxDir::create(&layout, &key).map_err(CreateError::Layout)?;
-        Ok((image, Footprint::new(dir)))
-    });
-    prepared.await.unwrap_or(Err(CreateError::Abandoned))
+/// What was found out while the VMM was being spawned.
+struct Look {
+    kvm: File,
+    wanted: Wanted,
+    found: Found,
 }
 
-/// Everything that the VMM gets as descriptors, because it opens nothing itself.
-fn open_files(
-    image: GuestImage,
-    dir: &SandboxDir,
-    spec: &SandboxSpec,
-) -> Result<BootFiles, CreateError> {
-    let netns = spec.netns.as_ref().map(|path| {
-        File::open(path).map_err(|source| CreateError::Netns {
-            path: path.clone(),
-            source,
-        })
-    });
-    Ok(BootFiles {
-        kvm: open_kvm().map_err(CreateError::Kvm)?.into(),
-        kernel: image.kernel,
-        initramfs: image.initramfs,
-        vsock: dir.bind_vsock().map_err(CreateError::Layout)?.into(),
-        serial: dir.serial_log().map_err(CreateError::Layout)?.into(),
-        netns: netns.transpose()?.map(Into::into),
-    })
+/// What came of a try to restore.
+enum Warm {
+    /// A guest that is ours.
+    Claimed(Running, Guest),
+    /// There can be no template now. It is in the log why.
+    NoTemplate,
+    /// The VMM would not restore this one.
+    Refused { name: String, unfit: Unfit },
 }
 
-fn open_kvm() -> io::Result<File> {
-    let file = OpenOptions::new().read(true).write(true).open("/dev/kvm")?;
-    // Something else in its place (containers are given /dev/null so) would fail later and less clearly.
-    if file.metadata()?.rdev() != rustix::fs::makedev(MISC_MAJOR, KVM_MINOR) {
-        return Err(io::Error::other("it is not the KVM device"));
-    }
-    Ok(file)
+async fn launch(config: &Config, spec: &SandboxSpec) -> Result<Launched, CreateError> {
+    let (config, spec) = (config.clone(), spec.clone());
+    blocking(move || launch::launch(&config, &spec)).await
 }
 
-/// Starts the VMM where it belongs, before it takes any memory, and writes down who it is.
-fn spawn(
-    config: &Config,
-    footprint: &mut Footprint,
-    spec: &SandboxSpec,
-) -> Result<Vmm, CreateError> {
-    let _stage = trace::stage("spawn");
-    let dir = &footprint.dir;
-    let program = vmm::find(config.vmm.as_deref()).map_err(CreateError::Spawn)?;
-    let log = dir.vmm_log().map_err(CreateError::Layout)?;
-    let traces = Traces {
-        dir: dir.path().into(),
-        memory_events: footprint.cgroup.as_ref().map(HostCgroup::memory_events),
-    };
-    let vmm = Vmm::spawn(&program, log, traces).map_err(CreateError::Spawn)?;
-    footprint.process = Some(vmm.process());
-    if let Some(cgroup) = &footprint.cgroup {
-        cgroup.add(vmm.pid()).map_err(CreateError::Cgroup)?;
-    }
-    adjust_oom_score(vmm.pid(), config.oom_score_adj);
-    // A process that is gone already is named by a start time that none has; boot says how it ended.
-    let gone = VmmState {
-        pid: vmm.pid(),
-        start_ticks: 0,
-    };
-    let identity = VmmState::of(vmm.pid()).unwrap_or(gone);
-    let mut state = SandboxState::new(spec.key.clone(), spec.vcpus, spec.memory_mib, identity);
-    if let Some(cgroup) = &footprint.cgroup {
-        state.cgroups = cgroup.made().to_vec();
-    }
-    state.write(dir.path()).map_err(CreateError::Layout)?;
-    Ok(vmm)
-}
-
-fn boot_config(config: &Config, spec: &SandboxSpec, pid: u32) -> BootConfig {
-    // A uid of its own: two VMMs can neither signal nor trace each other. `Config` checks the base.
-    let id = config.vmm_uid_base.saturating_add(pid);
-    BootConfig {
+/// Looks for the template that the spec needs.
+async fn look(config: &Config, spec: &SandboxSpec) -> Result<Look, CreateError> {
+    let config = config.clone();
+    let shape = Shape {
         vcpus: spec.vcpus,
         memory_mib: spec.memory_mib,
-        cmdline: config.cmdline.clone(),
-        uid: id,
-        gid: id,
+    };
+    blocking(move || {
+        let _stage = trace::stage("template.open");
+        let kvm = launch::open_kvm()?;
+        let wanted = Wanted::find(&config, shape, kvm.as_fd()).map_err(CreateError::wanted)?;
+        let found = Store::of(&config).open(&wanted);
+        Ok(Look { kvm, wanted, found })
+    })
+    .await
+}
+
+async fn warm(
+    config: &Config,
+    spec: &SandboxSpec,
+    mut launched: Launched,
+    look: Look,
+) -> Result<Warm, CreateError> {
+    let Some(template) = obtain(config, &mut launched, look.wanted, look.found).await? else {
+        return Ok(Warm::NoTemplate);
+    };
+    let Template {
+        name,
+        mut files,
+        lease,
+    } = template;
+    launched
+        .write_down(Some(&name))
+        .map_err(CreateError::Layout)?;
+    launched.footprint.template = Some(lease);
+    if !config.prefault {
+        files.working_set = None;
     }
+    let restored = {
+        let _stage = trace::stage("restore");
+        launched.restore(look.kvm, files).await
+    };
+    let machine = match restored {
+        Ok(machine) => machine,
+        Err(source) if source.is_refusal() => {
+            let unfit = Unfit::Refused {
+                reason: chain(&source),
+            };
+            return Ok(Warm::Refused { name, unfit });
+        }
+        Err(source) => return Err(CreateError::Restore(source)),
+    };
+    let dir = &machine.footprint.dir;
+    let (end, limit) = (machine.vmm.end().clone(), config.claim_timeout());
+    match guest::connect_restored(&dir.vsock_path(), end, limit, &spec.hostname).await {
+        Ok((guest, agent_gone)) => {
+            tokio::spawn(end_with_agent(machine.vmm.clone(), agent_gone));
+            Ok(Warm::Claimed(machine, guest))
+        }
+        Err(source) => {
+            let error = CreateError::Unclaimed {
+                last_words: last_words(&source, dir),
+                template: name.clone(),
+                source: Box::new(source),
+            };
+            // Whoever hears of it finds nothing of it any more.
+            drop(machine);
+            doubt(config, name).await?;
+            Err(error)
+        }
+    }
+}
+
+/// The template that was found, or one that is made now; none where the guest has to be booted.
+async fn obtain(
+    config: &Config,
+    launched: &mut Launched,
+    wanted: Wanted,
+    found: Found,
+) -> Result<Option<Template>, CreateError> {
+    if let Found::Template(template) = found {
+        return Ok(Some(template));
+    }
+    // This takes as long as a boot: what exists so far has to be found if this program dies meanwhile.
+    launched.write_down(None).map_err(CreateError::Layout)?;
+    let store = Store::of(config);
+    let made = store.claim(&wanted, config.build_patience(), |into| {
+        template::make(config, &wanted, into)
+    });
+    match made.await {
+        Ok(template) => Ok(Some(template)),
+        Err(Unavailable::Build(failed)) => match *failed {
+            // A second boot would end as the first one did.
+            BuildError::Boot(source) => Err(*source),
+            other => {
+                tracing::warn!(error = %chain(&other), "there is no template, so the guest is booted");
+                Ok(None)
+            }
+        },
+        Err(Unavailable::Store(error)) => {
+            tracing::warn!(error = %chain(&error), "there is no template, so the guest is booted");
+            Ok(None)
+        }
+    }
+}
+
+/// Takes a template out of the store, so that it is made anew.
+async fn condemn(config: &Config, name: String, unfit: Unfit) -> Result<(), CreateError> {
+    let store = Store::of(config);
+    blocking(move || {
+        if let Err(error) = store.condemn(&name, &unfit) {
+            tracing::warn!(error = %chain(&error), "the template stays");
+        }
+        Ok(())
+    })
+    .await
+}
+
+/// Reads a template whose clone did not come up, which no start has the time for. A damaged one is
+/// taken away; otherwise it was not the template's fault.
+async fn doubt(config: &Config, name: String) -> Result<(), CreateError> {
+    let store = Store::of(config);
+    blocking(move || {
+        if let Err(unfit) = store.verify(&name)
+            && let Err(error) = store.condemn(&name, &unfit)
+        {
+            tracing::warn!(error = %chain(&error), "the template stays");
+        }
+        Ok(())
+    })
+    .await
+}
+
+/// Boots a guest and claims it.
+async fn cold(config: &Config, spec: &SandboxSpec) -> Result<(Running, Guest), CreateError> {
+    let deadline = Instant::now() + config.boot_timeout();
+    let (dir, run) = (config.image.clone(), config.run.clone());
+    let image = blocking(move || {
+        let _stage = trace::stage("image");
+        GuestImage::open(&dir, &run).map_err(CreateError::Image)
+    });
+    let image = image.await?;
+    let kvm = launch::open_kvm()?;
+    let mut launched = launch(config, spec).await?;
+    launched.write_down(None).map_err(CreateError::Layout)?;
+    let machine = {
+        let _stage = trace::stage("boot");
+        launched
+            .boot(config, kvm, image)
+            .await
+            .map_err(CreateError::Boot)?
+    };
+    let guest = claim(&machine, spec, deadline).await?;
+    Ok((machine, guest))
 }
 
 async fn claim(
-    vmm: &Vmm,
-    dir: &SandboxDir,
+    machine: &Running,
     spec: &SandboxSpec,
     deadline: Instant,
 ) -> Result<Guest, CreateError> {
-    let failed = |source| CreateError::Claim {
-        last_words: match &source {
-            ClaimError::Timeout { .. } | ClaimError::Call(_) => dir.last_words(),
-            // The end of a machine carries its own, the others need none.
-            _ => String::new(),
-        },
-        source,
-    };
+    let dir = &machine.footprint.dir;
+    let failed = |source| CreateError::claim(source, dir);
     let unclaimed = {
         let _stage = trace::stage("connect");
-        guest::connect(&dir.vsock_path(), vmm.end().clone(), deadline)
+        guest::connect(&dir.vsock_path(), machine.vmm.end().clone(), deadline)
             .await
             .map_err(failed)?
     };
     let _stage = trace::stage("claim");
     let (guest, agent_gone) = unclaimed.claim(&spec.hostname).await.map_err(failed)?;
-    tokio::spawn(end_with_agent(vmm.clone(), agent_gone));
+    tokio::spawn(end_with_agent(machine.vmm.clone(), agent_gone));
     Ok(guest)
+}
+
+/// Runs file and process work on a thread that may block.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, CreateError> + Send + 'static,
+) -> Result<T, CreateError> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or(Err(CreateError::Abandoned))
 }
 
 /// A machine whose agent is gone can be asked nothing and told nothing: it is ended, so that its
@@ -191,87 +280,5 @@ async fn end_with_agent(vmm: Vmm, agent_gone: tokio::sync::oneshot::Receiver<()>
     if end.within(END_AFTER_AGENT).await.is_none() {
         tracing::error!(pid = vmm.pid(), "the guest's agent closed its connection");
         vmm.kill("the guest's agent closed its connection");
-    }
-}
-
-/// Makes the VMM a better choice for the host's out-of-memory killer than this process, which has to
-/// report its end. Hosts that do not allow it go on with the inherited score.
-fn adjust_oom_score(pid: u32, relative: i32) {
-    let adjust = || -> io::Result<()> {
-        let own = fs::read_to_string("/proc/self/oom_score_adj")?;
-        let own: i32 = own.trim().parse().map_err(io::Error::other)?;
-        let score = own.saturating_add(relative).clamp(-1000, 1000);
-        fs::write(format!("/proc/{pid}/oom_score_adj"), score.to_string())
-    };
-    if let Err(error) = adjust() {
-        tracing::debug!(pid, %error, "the oom score stays as it is");
-    }
-}
-
-/// Why a sandbox could not be created.
-#[derive(Debug, Error)]
-pub enum CreateError {
-    /// The guest image is missing or damaged.
-    #[error("there is no guest to boot: build the guest image, or set CUBE_IMAGE to its directory")]
-    Image(#[source] ImageError),
-    /// Its directory could not be made.
-    #[error("the sandbox's directory could not be set up")]
-    Layout(#[source] LayoutError),
-    /// No hardware virtualisation.
-    #[error(
-        "/dev/kvm could not be opened: this host cannot run microVMs; `cube doctor` says what is missing"
-    )]
-    Kvm(#[source] io::Error),
-    /// The network namespace of the spec.
-    #[error("the network namespace {} could not be opened", path.display())]
-    Netns {
-        /// As the spec names it.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// The host's cgroup.
-    #[error("the machine's cgroup could not be set up")]
-    Cgroup(#[source] CgroupError),
-    /// The VMM could not be started.
-    #[error("the machine could not be started")]
-    Spawn(#[source] VmmError),
-    /// The VMM could not build or run the machine.
-    #[error("the machine could not be booted")]
-    Boot(#[source] VmmError),
-    /// The guest's agent could not be reached or refused the claim.
-    #[error("the guest did not come up{}", words(last_words))]
-    Claim {
-        /// The end of the machine's logs; empty if the cause has them.
-        last_words: String,
-        /// Why.
-        source: ClaimError,
-    },
-    /// This program is shutting down.
-    #[error("the sandbox was given up because this program is ending")]
-    Abandoned,
-}
-
-fn words(last_words: &str) -> String {
-    if last_words.is_empty() {
-        String::new()
-    } else {
-        format!(" (last words: {last_words})")
-    }
-}
-
-impl CreateError {
-    /// The class of this failure.
-    pub fn kind(&self) -> Kind {
-        match self {
-            CreateError::Image(source) => source.kind(),
-            CreateError::Layout(LayoutError::Exists { .. }) => Kind::AlreadyExists,
-            CreateError::Layout(_) | CreateError::Cgroup(_) => Kind::Internal,
-            CreateError::Kvm(_) => Kind::FailedPrecondition,
-            CreateError::Netns { .. } => Kind::InvalidArgument,
-            CreateError::Spawn(source) | CreateError::Boot(source) => source.kind(),
-            CreateError::Claim { source, .. } => source.kind(),
-            CreateError::Abandoned => Kind::Unavailable,
-        }
     }
 }

@@ -12,6 +12,7 @@ use std::time::Duration;
 use thiserror::Error;
 
 pub use create::CreateError;
+pub(crate) use create::words;
 /// A container's cgroup figures, by the names the guest's kernel gives them.
 pub use cube_protocol::v1::agent::StatsResponse as Stats;
 
@@ -54,7 +55,8 @@ struct Inner {
 }
 
 impl Sandbox {
-    /// Spawns a VMM, boots the guest and claims it. On failure nothing is left behind.
+    /// Spawns a VMM, restores the guest from its template (or boots it) and claims it. On failure nothing
+    /// is left behind but the template, which is the next one's too.
     pub async fn create(config: &Config, spec: SandboxSpec) -> Result<Self, CreateError> {
         let (vmm, guest, footprint) = create::create(config, &spec).await?;
         Ok(Self {

@@ -66,10 +66,10 @@ fn the_shape_grows_with_the_limits_and_never_shrinks() {
     check(64 << 20, 50_000, 100_000, (2, 2048));
     // 1.75 GiB and the guest's own 256 MiB just fit; one byte more does not.
     check((2048 - 256) << 20, 200_000, 100_000, (2, 2048));
-    check(((2048 - 256) << 20) + 1, 200_001, 100_000, (3, 3072));
-    check(4 * GIB, 400_000, 100_000, (4, 5120));
-    check(4 * GIB, 50_000, 10_000, (5, 5120));
-    check(4 * GIB, 3_200_000, 100_000, (8, 5120));
+    check(((2048 - 256) << 20) + 1, 200_001, 100_000, (3, 4096));
+    check(4 * GIB, 400_000, 100_000, (4, 8192));
+    check(4 * GIB, 50_000, 10_000, (5, 8192));
+    check(4 * GIB, 3_200_000, 100_000, (8, 8192));
     check(i64::MAX, i64::MAX, 1, (8, 64 * 1024));
     // A quota without a period has the kernel's.
     check(0, 300_000, 0, (3, 2048));
@@ -83,7 +83,7 @@ fn a_pods_size_comes_from_its_annotations() {
         "io.kubernetes.cri.sandbox-cpu-period": "100000",
     }})));
     assert_eq!(wishes.vcpus(), 6);
-    assert_eq!(wishes.memory_mib(&Config::default(), 64 * 1024), 5120);
+    assert_eq!(wishes.memory_mib(&Config::default(), 64 * 1024), 8192);
     let nonsense = Wishes::of(&spec(json!({"annotations": {
         "io.kubernetes.cri.sandbox-memory": "lots",
         "io.kubernetes.cri.sandbox-cpu-quota": "-1",

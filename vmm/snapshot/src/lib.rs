@@ -7,9 +7,10 @@
 //! memory.bin        guest memory, sparse, mapped by every clone
 //! working_set.bin   which pages a start touches: an envelope, may be missing
 //! ```
-//! [`envelope`] is the form of the binary files: magic, version, length, checksum. What is inside is
-//! the business of whoever writes it. This crate opens nothing by path and knows no KVM; the runtime
-//! and the VMM use it.
+//! [`manifest`] is the first of them, [`envelope`] the form of the binary ones: magic, version, length,
+//! checksum. What is inside the state is the VMM's business. This crate opens nothing by path and knows
+//! no KVM; the runtime and the VMM use it.
 
 pub mod envelope;
+pub mod manifest;
 pub mod working_set;

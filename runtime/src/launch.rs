@@ -1,0 +1,218 @@
+// SPDX-License-Identifier: Apache-2.0
+//! From a name to a VMM that waits to be told which machine to be, and from there to one that runs.
+//!
+//! The same for a sandbox and for the machines that templates are made with: the directory first, so
+//! that whatever follows has a place to be removed from -> the host cgroup -> the process, moved into the
+//! cgroup before it takes memory and written down before it runs anything -> boot or restore. All but
+//! the last step is blocking and takes a few milliseconds.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use cube_vmm::config::{BootConfig, RestoreConfig};
+use cube_vmm::control::{BootFiles, RestoreFiles};
+
+use crate::cgroup::HostCgroup;
+use crate::config::Config;
+use crate::footprint::Footprint;
+use crate::image::GuestImage;
+use crate::layout::{Layout, LayoutError, SandboxDir, SandboxState, VmmState};
+use crate::sandbox::CreateError;
+use crate::spec::SandboxSpec;
+use crate::template::TemplateFiles;
+use crate::trace;
+use crate::vmm::{self, Traces, Vmm, VmmError};
+
+/// `MISC_MAJOR` and `KVM_MINOR` of linux/major.h and linux/miscdevice.h.
+const MISC_MAJOR: u32 = 10;
+const KVM_MINOR: u32 = 232;
+
+/// `NSFS_MAGIC` of linux/magic.h.
+const NSFS_MAGIC: i64 = 0x6e73_6673;
+
+/// A VMM that was told nothing yet, and what it occupies. Dropping it removes both.
+#[derive(Debug)]
+pub(crate) struct Launched {
+    pub(crate) vmm: Vmm,
+    pub(crate) footprint: Footprint,
+    ends: Ends,
+    state: SandboxState,
+    /// The user and group it will become.
+    id: u32,
+}
+
+/// A machine that runs, and what it occupies.
+#[derive(Debug)]
+pub(crate) struct Running {
+    pub(crate) vmm: Vmm,
+    pub(crate) footprint: Footprint,
+}
+
+/// The host's ends of a machine's devices.
+#[derive(Debug)]
+struct Ends {
+    vsock: OwnedFd,
+    serial: OwnedFd,
+    netns: Option<OwnedFd>,
+}
+
+/// Makes the directory and the cgroup and starts the process.
+pub(crate) fn launch(config: &Config, spec: &SandboxSpec) -> Result<Launched, CreateError> {
+    let _stage = trace::stage("spawn");
+    let program = vmm::find(config.vmm.as_deref()).map_err(CreateError::Spawn)?;
+    let netns = spec.netns.as_deref().map(open_netns).transpose()?;
+    let dir =
+        SandboxDir::create(&Layout::new(&config.run), &spec.key).map_err(CreateError::Layout)?;
+    let mut footprint = Footprint::new(dir);
+    let dir = &footprint.dir;
+    let ends = Ends {
+        vsock: dir.bind_vsock().map_err(CreateError::Layout)?.into(),
+        serial: dir.serial_log().map_err(CreateError::Layout)?.into(),
+        netns: netns.map(Into::into),
+    };
+    let log = dir.vmm_log().map_err(CreateError::Layout)?;
+    if let Some(path) = &spec.cgroup {
+        footprint.cgroup = HostCgroup::create(path).map_err(CreateError::Cgroup)?;
+    }
+    let traces = Traces {
+        dir: footprint.dir.path().into(),
+        memory_events: footprint.cgroup.as_ref().map(HostCgroup::memory_events),
+    };
+    let vmm = Vmm::spawn(&program, log, traces).map_err(CreateError::Spawn)?;
+    footprint.process = Some(vmm.process());
+    if let Some(cgroup) = &footprint.cgroup {
+        cgroup.add(vmm.pid()).map_err(CreateError::Cgroup)?;
+    }
+    adjust_oom_score(vmm.pid(), config.oom_score_adj);
+    Ok(Launched {
+        state: state_of(spec, &vmm, &footprint),
+        // A uid of its own: two VMMs can neither signal nor trace each other. `Config` checks the base.
+        id: config.vmm_uid_base.saturating_add(vmm.pid()),
+        vmm,
+        footprint,
+        ends,
+    })
+}
+
+fn state_of(spec: &SandboxSpec, vmm: &Vmm, footprint: &Footprint) -> SandboxState {
+    // A process that is gone already is named by a start time that none has; its end says how.
+    let gone = VmmState {
+        pid: vmm.pid(),
+        start_ticks: 0,
+    };
+    let identity = VmmState::of(vmm.pid()).unwrap_or(gone);
+    let mut state = SandboxState::new(spec.key.clone(), spec.vcpus, spec.memory_mib, identity);
+    if let Some(cgroup) = &footprint.cgroup {
+        state.cgroups = cgroup.made().to_vec();
+    }
+    state
+}
+
+impl Launched {
+    /// Writes down who it is and which template it comes from, if it is restored from one. Has to be done
+    /// before it runs.
+    pub(crate) fn write_down(&mut self, template: Option<&str>) -> Result<(), LayoutError> {
+        self.state.template = template.map(str::to_owned);
+        self.state.write(self.footprint.dir.path())
+    }
+
+    /// Boots a guest.
+    pub(crate) async fn boot(
+        self,
+        config: &Config,
+        kvm: File,
+        image: GuestImage,
+    ) -> Result<Running, VmmError> {
+        let boot = BootConfig {
+            vcpus: self.state.vcpus,
+            memory_mib: self.state.memory_mib,
+            cmdline: config.cmdline.clone(),
+            uid: self.id,
+            gid: self.id,
+        };
+        let files = BootFiles {
+            kvm: kvm.into(),
+            kernel: image.kernel,
+            initramfs: image.initramfs,
+            vsock: self.ends.vsock,
+            serial: self.ends.serial,
+            netns: self.ends.netns,
+        };
+        self.vmm.boot(boot, files).await?;
+        Ok(Running {
+            vmm: self.vmm,
+            footprint: self.footprint,
+        })
+    }
+
+    /// Restores a guest.
+    pub(crate) async fn restore(
+        self,
+        kvm: File,
+        template: TemplateFiles,
+    ) -> Result<Running, VmmError> {
+        let restore = RestoreConfig {
+            uid: self.id,
+            gid: self.id,
+        };
+        let files = RestoreFiles {
+            kvm: kvm.into(),
+            state: template.state,
+            memory: template.memory,
+            working_set: template.working_set,
+            vsock: self.ends.vsock,
+            serial: self.ends.serial,
+            netns: self.ends.netns,
+        };
+        self.vmm.restore(restore, files).await?;
+        Ok(Running {
+            vmm: self.vmm,
+            footprint: self.footprint,
+        })
+    }
+}
+
+/// Opens the device that makes machines.
+pub(crate) fn open_kvm() -> Result<File, CreateError> {
+    let open = || -> io::Result<File> {
+        let file = OpenOptions::new().read(true).write(true).open("/dev/kvm")?;
+        // Something else in its place (containers are given /dev/null so) would fail later and less clearly.
+        if file.metadata()?.rdev() != rustix::fs::makedev(MISC_MAJOR, KVM_MINOR) {
+            return Err(io::Error::other("it is not the KVM device"));
+        }
+        Ok(file)
+    };
+    open().map_err(CreateError::Kvm)
+}
+
+/// Opens the network namespace of a spec. What is none would look like a fault of the machine later.
+fn open_netns(path: &Path) -> Result<File, CreateError> {
+    let open = || -> io::Result<File> {
+        let file = File::open(path)?;
+        if rustix::fs::fstatfs(&file)?.f_type != NSFS_MAGIC {
+            return Err(io::Error::other("it is not a namespace"));
+        }
+        Ok(file)
+    };
+    open().map_err(|source| CreateError::Netns {
+        path: path.into(),
+        source,
+    })
+}
+
+/// Makes the VMM a better choice for the host's out-of-memory killer than this process, which has to
+/// report its end. Hosts that do not allow it go on with the inherited score.
+fn adjust_oom_score(pid: u32, relative: i32) {
+    let adjust = || -> io::Result<()> {
+        let own = fs::read_to_string("/proc/self/oom_score_adj")?;
+        let own: i32 = own.trim().parse().map_err(io::Error::other)?;
+        let score = own.saturating_add(relative).clamp(-1000, 1000);
+        fs::write(format!("/proc/{pid}/oom_score_adj"), score.to_string())
+    };
+    if let Err(error) = adjust() {
+        tracing::debug!(pid, %error, "the oom score stays as it is");
+    }
+}
