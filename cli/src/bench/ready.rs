@@ -2,6 +2,7 @@
 //! `cube bench ready`: a sandbox through the waist, without containerd and without a container.
 
 use std::cell::Cell;
+use std::io;
 
 use anyhow::ensure;
 use cube_runtime::{Config, Sandbox, SandboxKey, SandboxSpec};
@@ -14,6 +15,9 @@ use super::samples::{Sample, Stopwatch, in_turn};
 /// Sandboxes one after the other, those of two ways in turn.
 pub async fn measure(options: &Ready) -> anyhow::Result<Vec<SideReport>> {
     let (ways, maker) = (ways(options)?, Maker::new()?);
+    if maker.config.trace {
+        trace_to_stderr();
+    }
     let mut progress = Progress::new("ready");
     let take = async |way: &Way| maker.sample(*way).await;
     let taken = in_turn(&ways, options.n, &mut progress, take).await;
@@ -66,6 +70,14 @@ impl Maker {
             cgroup: None,
         }
     }
+}
+
+/// For `cube trace`: here the stages are those of this process, not of a shim.
+fn trace_to_stderr() {
+    tracing_subscriber::fmt()
+        .with_ansi(false)
+        .with_writer(io::stderr)
+        .init();
 }
 
 /// The ways to measure: the first is the one asked about.
