@@ -6,7 +6,7 @@ IMAGE := target/image
 export CUBE_CACHE ?= /var/cache/cube
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build image images test test-pure test-vm test-e2e demo doctor fmt lint clean
+.PHONY: help setup build image images test test-pure test-vm test-e2e demo bench doctor fmt lint clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ test-e2e: build image images ## tests with real containerds
 
 demo: build image images ## a Python container in its own microVM, from nothing
 	@dev/demo
+
+bench: build image images ## measure: starts, processes, bursts and idle cost beside runc's (N=20: that many samples)
+	@dev/bench $(if $(N),-n $(N)) $(WHAT)
 
 doctor: build ## what this host can and cannot do, and how to mend it
 	@target/release/cube doctor

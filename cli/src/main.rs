@@ -2,10 +2,14 @@
 //! The `cube` command: what an operator of a host types. Containers themselves are started by
 //! containerd's clients (`ctr`, `nerdctl`, `kubectl`).
 
+mod bench;
+mod containerd;
 mod doctor;
 mod output;
 mod ps;
 mod reap;
+mod rfc3339;
+mod trace;
 
 use std::process::ExitCode;
 
@@ -21,19 +25,25 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Measure what starts, processes and idle containers cost on this host
+    Bench(Box<bench::Arguments>),
     /// Say what this host can and cannot do, and how to mend it
     Doctor(doctor::Arguments),
     /// List the sandboxes of this host
     Ps(ps::Arguments),
     /// Remove what sandboxes left behind whose owner died
     Reap(reap::Arguments),
+    /// Show where the time of a start goes, from a log with stages
+    Trace(trace::Arguments),
 }
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
+        Command::Bench(arguments) => bench::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Ps(arguments) => ps::run(&arguments),
         Command::Reap(arguments) => reap::run(&arguments),
+        Command::Trace(arguments) => trace::run(&arguments),
     };
     result.unwrap_or_else(|error| output::fail(&error))
 }

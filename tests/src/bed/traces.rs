@@ -47,11 +47,6 @@ impl Bed {
             .collect()
     }
 
-    /// All that containerd logged, and its shims through it.
-    pub fn whole_log(&self) -> String {
-        fs::read_to_string(self.run.join("containerd.log")).unwrap_or_default()
-    }
-
     /// After a test failed: removes whatever there is, so that the next starts afresh.
     pub fn sweep(&mut self) {
         self.resident = None;

@@ -11,6 +11,7 @@
 //! A case is a function; the lists below say on which containerds it runs. See `cube_tests::suite`.
 
 mod bad_input;
+mod bench;
 mod crashes;
 mod lifecycle;
 mod limits;
@@ -39,5 +40,6 @@ fn main() -> ExitCode {
         ("crashes", crashes::CASES),
         ("readme", readme::CASES),
         ("many", many::CASES),
+        ("bench", bench::CASES),
     ])
 }
