@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Where the agent runs: on the first processor, where the interrupts of its connections arrive.
+//! Where the agent runs: on the first processor, where the interrupts of devices arrive ([`super::settings`]).
 //!
 //! The agent and a stage take turns. Spread over two processors, each turn interrupts one that sleeps, which
 //! is two exits of a virtual machine; and in a restored machine every processor that runs touches its own

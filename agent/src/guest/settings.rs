@@ -5,11 +5,14 @@
 use std::fs;
 
 /// File, value.
-const SETTINGS: [(&str, &str); 5] = [
+const SETTINGS: [(&str, &str); 8] = [
     // Modules, mounts, namespaces and cgroups wait for grace periods of the kernel's RCU, each some ticks
     // long. Expedited ones interrupt the other processors instead, of which there are few here
     // (Documentation/ABI/testing/sysfs-kernel-rcu, `rcu_expedited`).
     ("/sys/kernel/rcu_expedited", "1"),
+    // Devices interrupt the processor that the agent runs on ([`super::processor`]), which then wakes no other
+    // (Documentation/core-api/irq/irq-affinity.rst). Their drivers are loaded after this.
+    ("/proc/irq/default_smp_affinity", "1"),
     // A huge page is two megabytes of the host's memory at the first byte written. A program that wants
     // them still gets them (Documentation/admin-guide/mm/transhuge.rst).
     ("/sys/kernel/mm/transparent_hugepage/enabled", "madvise"),
@@ -19,9 +22,19 @@ const SETTINGS: [(&str, &str); 5] = [
     // Folding per-processor counters of memory into those that are shown; once a second otherwise
     // (Documentation/admin-guide/sysctl/vm.rst, `stat_interval`).
     ("/proc/sys/vm/stat_interval", "30"),
-    // Moving pages together in the background for huge ones to come (ibid., `compaction_proactiveness`):
-    // each that moves is another page written to.
+    // Looking twice a second whether pages should be moved together for huge ones to come, and moving them
+    // (ibid., `compaction_proactiveness`): each that moves is another page written to.
     ("/proc/sys/vm/compaction_proactiveness", "0"),
+    // Asking neighbours that are kept fresh, of which there are none; every five seconds otherwise
+    // (Documentation/networking/ip-sysctl.rst, `interval_probe_time_ms`).
+    (
+        "/proc/sys/net/ipv4/neigh/default/interval_probe_time_ms",
+        "3600000",
+    ),
+    (
+        "/proc/sys/net/ipv6/neigh/default/interval_probe_time_ms",
+        "3600000",
+    ),
 ];
 
 /// Applies all of them. A kernel without one is a little slower or busier, and no worse.

@@ -57,10 +57,13 @@ impl From<StageFailure> for SpawnError {
     fn from(failure: StageFailure) -> Self {
         match failure {
             StageFailure::Clone(error) => Self::Clone(error.into()),
-            StageFailure::Exec(error) if error.kind() == io::ErrorKind::OutOfMemory => {
-                Self::Killed { hint: TOO_SMALL }
-            }
-            StageFailure::Exec(error) => Self::Exec(error.into()),
+            StageFailure::Exec(error) => match error.kind() {
+                // With one word as its arguments, the second means that there was no page for them.
+                io::ErrorKind::OutOfMemory | io::ErrorKind::ArgumentListTooLong => {
+                    Self::Killed { hint: TOO_SMALL }
+                }
+                _ => Self::Exec(error.into()),
+            },
         }
     }
 }

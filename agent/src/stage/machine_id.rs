@@ -39,6 +39,6 @@ fn cover(root: &Root, file: &Path) -> io::Result<()> {
         Err(Errno::NOENT) => return Ok(()),
         opened => opened?,
     };
-    mount_bind(proc_path(id), proc_path(place))?;
-    paths::remount_read_only(root.find(Path::new(PLACE), OFlags::PATH)?)
+    mount_bind(proc_path(&id), proc_path(&place))?;
+    paths::remount_read_only(&root.find(Path::new(PLACE), OFlags::PATH)?)
 }
