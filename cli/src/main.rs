@@ -6,6 +6,7 @@ mod doctor;
 mod output;
 mod ps;
 mod reap;
+mod template;
 
 use std::process::ExitCode;
 
@@ -27,6 +28,8 @@ enum Command {
     Ps(ps::Arguments),
     /// Remove what sandboxes left behind whose owner died
     Reap(reap::Arguments),
+    /// Look after the booted guests that sandboxes are restored from
+    Template(template::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -34,6 +37,7 @@ fn main() -> ExitCode {
         Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Ps(arguments) => ps::run(&arguments),
         Command::Reap(arguments) => reap::run(&arguments),
+        Command::Template(arguments) => template::run(&arguments),
     };
     result.unwrap_or_else(|error| output::fail(&error))
 }

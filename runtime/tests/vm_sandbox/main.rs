@@ -11,6 +11,7 @@
 )]
 
 mod bed;
+mod templates;
 
 use std::time::Duration;
 
@@ -315,11 +316,7 @@ async fn a_guest_that_cannot_boot_is_told_apart_and_leaves_nothing() {
     let _alone = ONE_AT_A_TIME.lock().await;
     let Some(mut bed) = bed::bed() else { return };
     let create = async |bed: &Bed| {
-        let key = cube_runtime::SandboxKey {
-            address: "/test".into(),
-            namespace: "test".into(),
-            id: "bad".into(),
-        };
+        let key = bed::key("bad");
         let spec = serde_json::from_value(oci(&["true"])).unwrap();
         let spec = cube_runtime::SandboxSpec::from_oci(key, &spec, &bed.config).unwrap();
         let error = Sandbox::create(&bed.config, spec).await.unwrap_err();
