@@ -49,8 +49,9 @@ pub(super) async fn create(
     let _whole = trace::stage("create");
     let restores = if config.cold { 0 } else { RESTORES };
     for restore in 1..=restores {
-        let (launched, look) = tokio::try_join!(launch(config, spec), look(config, spec))?;
-        match warm(config, spec, launched, look).await? {
+        // Both are waited for: whoever hears that one failed finds nothing of the other.
+        let (launched, look) = tokio::join!(launch(config, spec), look(config, spec));
+        match warm(config, spec, launched?, look?).await? {
             Warm::Claimed(machine, guest) => return Ok((machine.vmm, guest, machine.footprint)),
             Warm::NoTemplate => break,
             Warm::Refused { lease, unfit } if restore < RESTORES => {

@@ -134,7 +134,9 @@ impl Bed {
 
     /// Creates a sandbox of this name from an OCI spec's wishes.
     pub async fn sandbox(&self, id: &str) -> Sandbox {
-        let spec = serde_json::from_value(oci(&["true"])).unwrap();
+        let mut spec = oci(&["true"]);
+        spec["linux"]["cgroupsPath"] = format!("/{CGROUP_PARENT}/{id}").into();
+        let spec = serde_json::from_value(spec).unwrap();
         let spec = SandboxSpec::from_oci(key(id), &spec, &self.config).unwrap();
         Sandbox::create(&self.config, spec).await.unwrap()
     }
