@@ -9,6 +9,7 @@ mod output;
 mod ps;
 mod reap;
 mod rfc3339;
+mod template;
 mod trace;
 
 use std::process::ExitCode;
@@ -35,6 +36,8 @@ enum Command {
     Reap(reap::Arguments),
     /// Show where the time of a start goes, from a log with stages
     Trace(trace::Arguments),
+    /// Look after the booted guests that sandboxes are restored from
+    Template(template::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -44,6 +47,7 @@ fn main() -> ExitCode {
         Command::Ps(arguments) => ps::run(&arguments),
         Command::Reap(arguments) => reap::run(&arguments),
         Command::Trace(arguments) => trace::run(&arguments),
+        Command::Template(arguments) => template::run(&arguments),
     };
     result.unwrap_or_else(|error| output::fail(&error))
 }

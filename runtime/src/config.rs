@@ -49,9 +49,9 @@ pub struct Config {
     pub vmm_uid_base: u32,
     /// Longest time in seconds from the VMM's start to the agent's first answer.
     pub boot_timeout_s: u64,
-    /// Longest time in seconds from a restored guest's first instruction to its agent's word that it has
-    /// an identity of its own.
-    pub claim_timeout_s: u64,
+    /// Longest time in milliseconds from a restored guest's first instruction to its agent's word that it
+    /// has an identity of its own.
+    pub claim_timeout_ms: u64,
     /// Whether every sandbox is booted instead of restored: to measure what templates are good for.
     pub cold: bool,
     /// Whether the pages that a start touches are read in ahead: off to measure what that is good for.
@@ -85,7 +85,7 @@ impl Default for Config {
             // Hardware needs less than a second; a host that emulates virtualisation 40 times that.
             boot_timeout_s: 120,
             // Hardware needs some milliseconds, an emulating host under load a second or two.
-            claim_timeout_s: 10,
+            claim_timeout_ms: 10_000,
             cold: false,
             prefault: true,
             oom_score_adj: 1,
@@ -133,7 +133,7 @@ impl Config {
 
     /// Longest time from a restored guest's first instruction to its acknowledged claim.
     pub fn claim_timeout(&self) -> Duration {
-        Duration::from_secs(self.claim_timeout_s)
+        Duration::from_millis(self.claim_timeout_ms)
     }
 
     /// How long a start waits for another one's template: two machines come up one after the other,
@@ -159,8 +159,8 @@ impl Config {
         if !(MIN_MEMORY_MIB..=MAX_MEMORY_MIB).contains(&self.memory_mib) {
             return value("memory_mib", "it must be 128 to 524288");
         }
-        if self.claim_timeout_s == 0 {
-            return value("claim_timeout_s", "it must be 1 at least");
+        if self.claim_timeout_ms == 0 {
+            return value("claim_timeout_ms", "it must be 1 at least");
         }
         // Neither root's id, nor one that setresuid(2) takes for "leave it".
         if self.vmm_uid_base == 0 || self.vmm_uid_base >= u32::MAX - PID_LIMIT {
@@ -262,7 +262,7 @@ mod tests {
             "vcpus = 0",
             "vcpus = 9",
             "memory_mib = 1",
-            "claim_timeout_s = 0",
+            "claim_timeout_ms = 0",
             "vmm_uid_base = 0",
             "vmm_uid_base = 4294967295",
         ] {

@@ -90,7 +90,7 @@ pub(crate) async fn connect_restored(
     timeout_at(deadline, unclaimed.claim(hostname))
         .await
         .unwrap_or(Err(ClaimError::Unacknowledged {
-            limit_s: limit.as_secs(),
+            limit_ms: limit.as_millis(),
         }))
 }
 
@@ -229,10 +229,10 @@ pub enum ClaimError {
         source: Option<DialError>,
     },
     /// The agent of a restored guest did not say in time that it has an identity of its own.
-    #[error("the guest's agent did not acknowledge its identity within {limit_s} s")]
+    #[error("the guest's agent did not acknowledge its identity within {limit_ms} ms")]
     Unacknowledged {
         /// How long it had.
-        limit_s: u64,
+        limit_ms: u128,
     },
     /// The connection could not be closed.
     #[error("the connection to the guest's agent could not be closed")]

@@ -177,6 +177,54 @@ async fn a_claim_that_is_not_acknowledged_gives_no_guest() {
 }
 
 #[tokio::test]
+async fn a_restored_guest_that_keeps_silent_is_given_up_in_its_own_time() {
+    // Accepts the connection and never says a word.
+    let dir = tempfile::tempdir().unwrap();
+    let vsock = dir.path().join("vsock.sock");
+    let listener = UnixListener::bind(&vsock).unwrap();
+    let silent = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        stream.write_all(b"OK 1\n").await.unwrap();
+        std::future::pending::<()>().await;
+    });
+    let (_sender, end) = End::channel();
+    let began = Instant::now();
+    let limit = Duration::from_secs(1);
+    let error = connect_restored(&vsock, end, limit, "host")
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(error, ClaimError::Unacknowledged { limit_ms: 1000 }),
+        "{error}"
+    );
+    assert_eq!(error.kind(), Kind::DeadlineExceeded);
+    assert!(began.elapsed() < CALL_TIMEOUT);
+    silent.abort();
+}
+
+#[tokio::test]
+async fn leaving_returns_when_the_guest_has_hung_up() {
+    let machine = FakeMachine::start(Some(Fake {
+        protocol: cube_protocol::PROTOCOL_VERSION,
+    }));
+    let deadline = Instant::now() + Duration::from_secs(5);
+    let unclaimed = connect(&machine.vsock, machine.end.clone(), deadline).await;
+    unclaimed.unwrap().greet_and_leave().await.unwrap();
+}
+
+#[tokio::test]
+async fn leaving_a_guest_of_another_protocol_is_refused() {
+    let machine = FakeMachine::start(Some(Fake { protocol: 77 }));
+    let deadline = Instant::now() + Duration::from_secs(5);
+    let unclaimed = connect(&machine.vsock, machine.end.clone(), deadline).await;
+    let error = unclaimed.unwrap().greet_and_leave().await.unwrap_err();
+    assert!(
+        matches!(error, ClaimError::Protocol { theirs: 77, .. }),
+        "{error}"
+    );
+}
+
+#[tokio::test]
 async fn a_refusal_keeps_its_class_and_is_short_and_printable() {
     let (_machine, guest) = connected().await;
     let error = guest.pause_container("c").await.unwrap_err();

@@ -23,7 +23,9 @@ use crate::guest::{self, Guest};
 use crate::image::GuestImage;
 use crate::launch::{self, Launched, Running};
 use crate::spec::SandboxSpec;
-use crate::template::{self, BuildError, Found, Store, Template, Unavailable, Unfit, Wanted};
+use crate::template::{
+    self, BuildError, Found, Lease, Store, Template, Unavailable, Unfit, Wanted,
+};
 use crate::trace;
 use crate::vmm::Vmm;
 
@@ -47,15 +49,16 @@ pub(super) async fn create(
     let _whole = trace::stage("create");
     let restores = if config.cold { 0 } else { RESTORES };
     for restore in 1..=restores {
-        let (launched, look) = tokio::try_join!(launch(config, spec), look(config, spec))?;
-        match warm(config, spec, launched, look).await? {
+        // Both are waited for: whoever hears that one failed finds nothing of the other.
+        let (launched, look) = tokio::join!(launch(config, spec), look(config, spec));
+        match warm(config, spec, launched?, look?).await? {
             Warm::Claimed(machine, guest) => return Ok((machine.vmm, guest, machine.footprint)),
             Warm::NoTemplate => break,
-            Warm::Refused { name, unfit } if restore < RESTORES => {
-                condemn(config, name, unfit).await?;
+            Warm::Refused { lease, unfit } if restore < RESTORES => {
+                condemn(config, lease, unfit).await?;
             }
-            Warm::Refused { name, unfit } => {
-                tracing::warn!(template = name, reason = %chain(&unfit), "a new template is refused too: the guest is booted");
+            Warm::Refused { lease, unfit } => {
+                tracing::warn!(template = lease.name(), reason = %chain(&unfit), "a new template is refused too: the guest is booted");
             }
         }
     }
@@ -77,7 +80,7 @@ enum Warm {
     /// There can be no template now. It is in the log why.
     NoTemplate,
     /// The VMM would not restore this one.
-    Refused { name: String, unfit: Unfit },
+    Refused { lease: Lease, unfit: Unfit },
 }
 
 async fn launch(config: &Config, spec: &SandboxSpec) -> Result<Launched, CreateError> {
@@ -111,15 +114,11 @@ async fn warm(
     let Some(template) = obtain(config, &mut launched, look.wanted, look.found).await? else {
         return Ok(Warm::NoTemplate);
     };
-    let Template {
-        name,
-        mut files,
-        lease,
-    } = template;
+    let Template { mut files, lease } = template;
     launched
-        .write_down(Some(&name))
+        .write_down(Some(&lease.name()))
         .map_err(CreateError::Layout)?;
-    launched.footprint.template = Some(lease);
+    launched.footprint.template = Some(lease.clone());
     if !config.prefault {
         files.working_set = None;
     }
@@ -133,7 +132,7 @@ async fn warm(
             let unfit = Unfit::Refused {
                 reason: chain(&source),
             };
-            return Ok(Warm::Refused { name, unfit });
+            return Ok(Warm::Refused { lease, unfit });
         }
         Err(source) => return Err(CreateError::Restore(source)),
     };
@@ -147,12 +146,12 @@ async fn warm(
         Err(source) => {
             let error = CreateError::Unclaimed {
                 last_words: last_words(&source, dir),
-                template: name.clone(),
+                template: lease.name(),
                 source: Box::new(source),
             };
             // Whoever hears of it finds nothing of it any more.
             drop(machine);
-            doubt(config, name).await?;
+            doubt(config, lease).await?;
             Err(error)
         }
     }
@@ -192,10 +191,10 @@ async fn obtain(
 }
 
 /// Takes a template out of the store, so that it is made anew.
-async fn condemn(config: &Config, name: String, unfit: Unfit) -> Result<(), CreateError> {
+async fn condemn(config: &Config, lease: Lease, unfit: Unfit) -> Result<(), CreateError> {
     let store = Store::of(config);
     blocking(move || {
-        if let Err(error) = store.condemn(&name, &unfit) {
+        if let Err(error) = store.condemn(&lease, &unfit) {
             tracing::warn!(error = %chain(&error), "the template stays");
         }
         Ok(())
@@ -205,11 +204,11 @@ async fn condemn(config: &Config, name: String, unfit: Unfit) -> Result<(), Crea
 
 /// Reads a template whose clone did not come up, which no start has the time for. A damaged one is
 /// taken away; otherwise it was not the template's fault.
-async fn doubt(config: &Config, name: String) -> Result<(), CreateError> {
+async fn doubt(config: &Config, lease: Lease) -> Result<(), CreateError> {
     let store = Store::of(config);
     blocking(move || {
-        if let Err(unfit) = store.verify(&name)
-            && let Err(error) = store.condemn(&name, &unfit)
+        if let Err(unfit) = store.verify(&lease)
+            && let Err(error) = store.condemn(&lease, &unfit)
         {
             tracing::warn!(error = %chain(&error), "the template stays");
         }

@@ -87,9 +87,11 @@ pub(crate) async fn make(
     into: PathBuf,
 ) -> Result<(), BuildError> {
     let spec = spec_of(config, wanted);
-    {
+    let machine = {
         let _stage = trace::stage("template.boot");
-        let machine = boot(config, &spec).await?;
+        boot(config, &spec).await?
+    };
+    {
         let _stage = trace::stage("template.save");
         save(machine, &into).await?;
     }

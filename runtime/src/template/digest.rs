@@ -16,9 +16,6 @@ const CHUNK: usize = 256 << 10;
 /// What a hole is made of: guest pages.
 const BLOCK: usize = 4096;
 
-/// Digits that tell two texts apart where nobody forges them.
-const SHORT_DIGITS: usize = 12;
-
 /// The SHA-256 of a file's bytes, as `sha256sum` prints it.
 pub(crate) fn of_file(file: &File) -> io::Result<String> {
     let mut hash = Sha256::new();
@@ -100,13 +97,6 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
         write!(hex, "{byte:02x}").ok();
         hex
     })
-}
-
-/// A few digits that stand for a long text.
-pub(crate) fn short(bytes: &[u8]) -> String {
-    let mut digits = hex(&Sha256::digest(bytes));
-    digits.truncate(SHORT_DIGITS);
-    digits
 }
 
 #[cfg(test)]

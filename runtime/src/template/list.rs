@@ -10,7 +10,7 @@ use cube_snapshot::manifest::Manifest;
 use rustix::fs::FlockOperation;
 use serde::Serialize;
 
-use super::open::{Directory, Unfit};
+use super::open::{Directory, Lease, Unfit};
 use super::store::{Store, StoreError};
 use super::{MEMORY, STATE, WORKING_SET, digest};
 use crate::error::chain;
@@ -106,18 +106,14 @@ impl Store {
         })
     }
 
-    /// Reads all files of a template and says the first thing that is wrong with them. A template that
-    /// is not there has nothing wrong.
-    pub(crate) fn verify(&self, name: &str) -> Result<(), Unfit> {
-        let open = Directory::open(&self.dir().join(name));
-        let Some(directory) = open.map_err(|source| Unfit::Open { name: ".", source })? else {
-            return Ok(());
-        };
+    /// Reads all files of a template and says the first thing that is wrong with them.
+    pub(crate) fn verify(&self, lease: &Lease) -> Result<(), Unfit> {
+        let directory = lease.directory();
         let manifest = directory.manifest()?;
         directory.files(&manifest)?;
         checks(&manifest)
             .into_iter()
-            .try_for_each(|check| read(&directory, check))
+            .try_for_each(|check| read(directory, check))
     }
 
     /// The names in the store that `wanted` says yes to, sorted.

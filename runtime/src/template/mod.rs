@@ -19,7 +19,6 @@
 //! | file | what |
 //! |---|---|
 //! | `key` | from what is wanted to a name |
-//! | `host` | what a template depends on in this host |
 //! | `wanted` | what a start looks for |
 //! | `open` | the cheap checks, on every start |
 //! | `store` | open, or wait, or build: the one decision |
@@ -35,7 +34,6 @@
 mod build;
 mod collect;
 mod digest;
-mod host;
 mod key;
 mod list;
 mod lock;

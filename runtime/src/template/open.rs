@@ -10,6 +10,7 @@ use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use cube_snapshot::manifest::{MAX_BYTES, Manifest, ManifestError, Mismatch};
 use rustix::fs::{
@@ -36,8 +37,6 @@ pub(crate) enum Found {
 /// An open template that is in use from now on.
 #[derive(Debug)]
 pub(crate) struct Template {
-    /// The name of its directory.
-    pub(crate) name: String,
     pub(crate) files: TemplateFiles,
     pub(crate) lease: Lease,
 }
@@ -50,10 +49,21 @@ pub(crate) struct TemplateFiles {
     pub(crate) working_set: Option<OwnedFd>,
 }
 
-/// While this lives, the template is in use and is not collected.
-#[derive(Debug)]
-pub(crate) struct Lease {
-    _directory: File,
+/// A template in use: while a clone of this lives, it is not collected. It also says which template it
+/// is, because one that was made anew has the same name, and often the same inode number.
+#[derive(Clone, Debug)]
+pub(crate) struct Lease(Arc<Directory>);
+
+impl Lease {
+    /// The name of the template's directory.
+    pub(crate) fn name(&self) -> String {
+        let name = self.0.path.file_name().unwrap_or_default();
+        name.display().to_string()
+    }
+
+    pub(super) fn directory(&self) -> &Directory {
+        &self.0
+    }
 }
 
 /// An open template directory, before anything in it was judged.
@@ -198,11 +208,8 @@ fn try_open(path: &Path, wanted: &Wanted) -> Result<Option<Template>, Unfit> {
     let files = directory.files(&manifest)?;
     directory.touch();
     Ok(Some(Template {
-        name: wanted.name().to_owned(),
         files,
-        lease: Lease {
-            _directory: directory.file,
-        },
+        lease: Lease(Arc::new(directory)),
     }))
 }
 

@@ -24,7 +24,7 @@ use tokio::time::{Instant, sleep};
 use super::build::BuildError;
 use super::collect::Limits;
 use super::lock::BuildLock;
-use super::open::{self, Found, Template, Unfit};
+use super::open::{self, Found, Lease, Template, Unfit};
 use super::publish::Scratch;
 use super::wanted::Wanted;
 use crate::config::Config;
@@ -100,11 +100,27 @@ impl Store {
         }
     }
 
-    /// Takes a template away that turned out to be unfit when it was used, with one line in the log.
-    pub(crate) fn condemn(&self, name: &str, unfit: &Unfit) -> Result<(), StoreError> {
-        let path = self.dir.join(name);
+    /// Takes a template away that turned out to be unfit when it was used. One that took its place
+    /// meanwhile stays.
+    pub(crate) fn condemn(&self, lease: &Lease, unfit: &Unfit) -> Result<(), StoreError> {
+        let name = lease.name();
+        // Who has the lock is making it anew already, or about to find it missing.
+        let Some(_lock) = self.lock(&name)? else {
+            return Ok(());
+        };
+        match lease.directory().is_current() {
+            Ok(true) => self.put_away_unfit(&name, unfit),
+            Ok(false) => Ok(()),
+            Err(source) => Err(StoreError::Remove {
+                path: self.dir.join(name),
+                source,
+            }),
+        }
+    }
+
+    fn put_away_unfit(&self, name: &str, unfit: &Unfit) -> Result<(), StoreError> {
         tracing::warn!(template = name, reason = %chain(unfit), "a template cannot be used and is made anew");
-        self.put_away(&path)
+        self.put_away(&self.dir.join(name))
     }
 
     /// One look at the state of things. Whoever gets the lock has looked again behind it.
@@ -118,7 +134,7 @@ impl Store {
         match self.open(wanted) {
             Found::Template(template) => return Ok(Turn::Open(template)),
             Found::Missing => {}
-            Found::Unfit(unfit) => self.condemn(wanted.name(), &unfit)?,
+            Found::Unfit(unfit) => self.put_away_unfit(wanted.name(), &unfit)?,
         }
         match lock.recent_failure(FAILURE_MEMORY) {
             Some((reason, age)) => Err(StoreError::FailedBefore {

@@ -12,9 +12,9 @@ use std::path::{Path, PathBuf};
 
 use cube_protocol::PROTOCOL_VERSION;
 use cube_snapshot::manifest::{Expected, Fingerprints, Shape};
+use cube_vmm::fingerprint::{FingerprintError, of_host};
 use thiserror::Error;
 
-use super::host;
 use super::key::{Ingredients, TemplateKey};
 use crate::config::Config;
 use crate::image::{ImageError, Manifest as ImageManifest};
@@ -49,7 +49,7 @@ impl Wanted {
             path: program.clone(),
             source,
         })?;
-        let host = host::of_host(kvm).map_err(WantedError::Host)?;
+        let host = of_host(kvm).map_err(WantedError::Host)?;
         let key = TemplateKey::of(&Ingredients {
             kernel_sha256: &image.kernel_sha256,
             initramfs_sha256: &image.initramfs_sha256,
@@ -121,6 +121,6 @@ pub enum WantedError {
         source: io::Error,
     },
     /// The host cannot be described.
-    #[error("this host's processor could not be examined")]
-    Host(#[source] io::Error),
+    #[error("this host could not be described")]
+    Host(#[source] FingerprintError),
 }

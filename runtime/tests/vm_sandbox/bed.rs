@@ -11,7 +11,7 @@ use cube_runtime::{Config, ContainerSpec, RootfsMount, Sandbox, SandboxKey, Sand
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-const APPLETS: [&str; 12] = [
+const APPLETS: [&str; 13] = [
     "sh",
     "cat",
     "echo",
@@ -24,7 +24,11 @@ const APPLETS: [&str; 12] = [
     "kill",
     "hostname",
     "ls",
+    "adjtimex",
 ];
+
+/// Where the templates of these tests are, for one run after the other: they are made once.
+const TEMPLATES: &str = "/run/cube-vm-test-templates";
 
 /// Where the VMMs of these tests are, in the host's cgroup hierarchy.
 pub const CGROUP_PARENT: &str = "cube-vm-test";
@@ -32,7 +36,9 @@ pub const CGROUP_PARENT: &str = "cube-vm-test";
 /// A run directory of the test's own, and a configuration that uses it.
 pub struct Bed {
     pub config: Config,
-    dir: TempDir,
+    dir: PathBuf,
+    /// Goes with everything in it when the bed is dropped.
+    _dir: Option<TempDir>,
 }
 
 /// Makes a bed, or says in one line why this host has none; `CUBE_REQUIRE_KVM=1` makes that a failure.
@@ -50,18 +56,46 @@ pub fn bed() -> Option<Bed> {
         .prefix("cube-")
         .tempdir_in("/run")
         .unwrap();
-    let config = Config {
+    Some(Bed {
+        config: config(dir.path().join("r"), TEMPLATES.into()),
+        dir: dir.path().into(),
+        _dir: Some(dir),
+    })
+}
+
+/// The bed of another process, with a store of its own.
+pub fn bed_in(dir: &Path) -> Option<Bed> {
+    possible().ok()?;
+    Some(Bed {
+        config: config(dir.join("r"), dir.join("t")),
+        dir: dir.into(),
+        _dir: None,
+    })
+}
+
+fn config(run: PathBuf, templates: PathBuf) -> Config {
+    Config {
         image: image(),
-        run: dir.path().join("r"),
+        run,
+        templates,
         vmm: std::env::var_os("CUBE_VMM").map(Into::into),
         // For chasing a boot: CUBE_TEST_CMDLINE="ignore_loglevel"; the log is kept with CUBE_TEST_SERIAL.
         cmdline: std::env::var("CUBE_TEST_CMDLINE").unwrap_or_default(),
         // A machine that is shared with a build is slow.
         boot_timeout_s: 300,
+        claim_timeout_ms: 60_000,
         trace: true,
         ..Config::default()
-    };
-    Some(Bed { config, dir })
+    }
+}
+
+/// The key of a sandbox of this name.
+pub fn key(id: &str) -> SandboxKey {
+    SandboxKey {
+        address: "/test".into(),
+        namespace: "test".into(),
+        id: id.into(),
+    }
 }
 
 fn possible() -> Result<(), String> {
@@ -95,18 +129,15 @@ fn image() -> PathBuf {
 impl Bed {
     /// A directory for the test's files.
     pub fn path(&self) -> &Path {
-        self.dir.path()
+        &self.dir
     }
 
     /// Creates a sandbox of this name from an OCI spec's wishes.
     pub async fn sandbox(&self, id: &str) -> Sandbox {
-        let key = SandboxKey {
-            address: "/test".into(),
-            namespace: "test".into(),
-            id: id.into(),
-        };
-        let spec = serde_json::from_value(oci(&["true"])).unwrap();
-        let spec = SandboxSpec::from_oci(key, &spec, &self.config).unwrap();
+        let mut spec = oci(&["true"]);
+        spec["linux"]["cgroupsPath"] = format!("/{CGROUP_PARENT}/{id}").into();
+        let spec = serde_json::from_value(spec).unwrap();
+        let spec = SandboxSpec::from_oci(key(id), &spec, &self.config).unwrap();
         Sandbox::create(&self.config, spec).await.unwrap()
     }
 
@@ -187,6 +218,8 @@ fn make_disk(scratch: &Path, disk: &Path) {
             fs::create_dir_all(root.join(dir)).unwrap();
         }
         fs::copy("/bin/busybox", root.join("bin/busybox")).unwrap();
+        // Empty: the machine's own belongs there (machine-id(5)).
+        fs::write(root.join("etc/machine-id"), "").unwrap();
         for applet in APPLETS {
             symlink("busybox", root.join("bin").join(applet)).unwrap();
         }

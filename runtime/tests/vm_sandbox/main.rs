@@ -11,6 +11,7 @@
 )]
 
 mod bed;
+mod templates;
 
 use std::time::Duration;
 
@@ -87,7 +88,7 @@ fn the_vmm_is_where_the_spec_wants_it(sandbox: &Sandbox) {
     let cgroup = std::fs::read_to_string(format!("/proc/{}/cgroup", sandbox.pid())).unwrap();
     // A host with cgroup v1 has more lines than one, and the VMM is left where it was.
     if cgroup.lines().count() == 1 {
-        assert_eq!(cgroup.trim(), format!("0::/{}/x", bed::CGROUP_PARENT));
+        assert_eq!(cgroup.trim(), format!("0::/{}/first", bed::CGROUP_PARENT));
     }
     let status = std::fs::read_to_string(format!("/proc/{}/status", sandbox.pid())).unwrap();
     let uid = status
@@ -315,11 +316,7 @@ async fn a_guest_that_cannot_boot_is_told_apart_and_leaves_nothing() {
     let _alone = ONE_AT_A_TIME.lock().await;
     let Some(mut bed) = bed::bed() else { return };
     let create = async |bed: &Bed| {
-        let key = cube_runtime::SandboxKey {
-            address: "/test".into(),
-            namespace: "test".into(),
-            id: "bad".into(),
-        };
+        let key = bed::key("bad");
         let spec = serde_json::from_value(oci(&["true"])).unwrap();
         let spec = cube_runtime::SandboxSpec::from_oci(key, &spec, &bed.config).unwrap();
         let error = Sandbox::create(&bed.config, spec).await.unwrap_err();

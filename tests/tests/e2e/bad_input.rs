@@ -214,9 +214,10 @@ fn broken_image(bed: &Bed) -> PathBuf {
 }
 
 fn refuse_image(bed: &mut Bed, image: PathBuf, words: &[&str]) {
+    // A start from a template does not read the image.
     let settings = Settings {
         image: Some(image),
-        ..Settings::default()
+        more: "cold = true",
     };
     bed.with_settings(&settings, |bed| refuse(bed, &[], &["true"], words));
 }

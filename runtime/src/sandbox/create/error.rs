@@ -111,7 +111,7 @@ impl CreateError {
                 program: path,
                 source,
             }),
-            WantedError::Host(source) => CreateError::Kvm(source),
+            WantedError::Host(source) => CreateError::Kvm(io::Error::other(source)),
         }
     }
 

@@ -17,7 +17,7 @@ async fn the_first_builds_and_the_next_finds_it() {
     for _ in 0..3 {
         let template = bed.claim().await.unwrap();
         assert!(template.files.working_set.is_some());
-        assert_eq!(template.name, wanted().name());
+        assert_eq!(template.lease.name(), wanted().name());
     }
     assert_eq!(bed.builds(), 1);
     assert_eq!(bed.names(), [wanted().name()]);
@@ -39,7 +39,7 @@ async fn ten_tasks_at_once_build_one() {
                 tokio::time::sleep(Duration::from_millis(200)).await;
                 make_files(&into)
             });
-            made.await.map(|template| template.name)
+            made.await.map(|template| template.lease.name())
         })
     });
     for claim in claims.collect::<Vec<_>>() {

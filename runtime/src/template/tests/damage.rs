@@ -84,3 +84,23 @@ async fn one_that_is_unfit_and_in_use_lives_on_for_its_clone() {
     memory.read_exact_at(&mut byte, 1 << 20).unwrap();
     assert_eq!(byte, [7]);
 }
+
+#[tokio::test]
+async fn a_template_is_condemned_once_and_its_successor_stays() {
+    let bed = Bed::new();
+    let first = bed.claim().await.unwrap().lease;
+    let unfit = || Unfit::Refused {
+        reason: "a test".into(),
+    };
+    let building = bed.store.lock(wanted().name()).unwrap().unwrap();
+    bed.store.condemn(&first, &unfit()).unwrap();
+    assert_eq!(bed.names(), [wanted().name()], "somebody else is at it");
+    drop(building);
+    bed.store.condemn(&first, &unfit()).unwrap();
+    assert!(bed.names().is_empty());
+    bed.store.condemn(&first, &unfit()).unwrap();
+    bed.claim().await.unwrap();
+    bed.store.condemn(&first, &unfit()).unwrap();
+    assert_eq!(bed.names(), [wanted().name()]);
+    assert_eq!(bed.builds(), 2);
+}

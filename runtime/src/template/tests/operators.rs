@@ -55,11 +55,11 @@ async fn a_listing_says_what_there_is_and_what_is_wrong_with_it() {
 #[tokio::test]
 async fn damage_that_no_start_sees_is_found_by_reading() {
     let bed = Bed::new();
-    drop(bed.claim().await.unwrap());
+    let lease = bed.claim().await.unwrap().lease;
     let name = wanted().name().to_owned();
     let verified = |bed: &Bed| bed.store.inspect(&name, true).unwrap().verified.unwrap();
     assert!(verified(&bed).iter().all(|file| file.good));
-    bed.store.verify(&name).unwrap();
+    bed.store.verify(&lease).unwrap();
 
     let memory = File::options().write(true).open(bed.path(MEMORY)).unwrap();
     let mtime = memory.metadata().unwrap().modified().unwrap();
@@ -70,7 +70,7 @@ async fn damage_that_no_start_sees_is_found_by_reading() {
     let bad: Vec<_> = verified.iter().filter(|file| !file.good).collect();
     assert_eq!(bad.len(), 1);
     assert_eq!(bad[0].file, MEMORY);
-    let unfit = bed.store.verify(&name).unwrap_err();
+    let unfit = bed.store.verify(&lease).unwrap_err();
     assert!(
         matches!(unfit, Unfit::Damaged { name: MEMORY, .. }),
         "{unfit}"
