@@ -18,9 +18,11 @@ use crate::layout;
 /// belongs on a console where every byte costs two exits. A panic must end the machine at
 /// once, through ACPI's reset register: on reduced hardware Linux would try EFI, which is not
 /// there, and then jump into a BIOS, which is not there either (`reboot_init`). The kernel's
-/// tests of its own ciphers, a seventh of the boot, find the same in every machine.
+/// tests of its own ciphers, a seventh of the boot, find the same in every machine. An idle machine
+/// sleeps: no watchdog of a clock that is not used (twice a second), no averages of stalls (`psi`,
+/// every two seconds); both wake it and dirty memory in each clone.
 const BASE_CMDLINE: &str = "console=ttyS0 quiet panic=-1 reboot=acpi pci=off \
-    clocksource=kvm-clock 8250.nr_uarts=1 cryptomgr.notests=1";
+    clocksource=kvm-clock tsc=nowatchdog psi=0 8250.nr_uarts=1 cryptomgr.notests=1";
 
 /// Why the kernel could not be told.
 #[derive(Debug, Error)]

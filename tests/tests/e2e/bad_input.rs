@@ -218,6 +218,7 @@ fn refuse_image(bed: &mut Bed, image: PathBuf, words: &[&str]) {
     let settings = Settings {
         image: Some(image),
         more: "cold = true",
+        ..Settings::default()
     };
     bed.with_settings(&settings, |bed| refuse(bed, &[], &["true"], words));
 }
