@@ -155,7 +155,9 @@ impl Vmm {
             .await
     }
 
-    /// Opens the page map of the process, which has no `/proc` of its own.
+    /// Opens the page map of the process, which has no `/proc` of its own. Only of a VMM that has answered:
+    /// a page map belongs to the memory that the process has at this moment, and `spawn` returns an instant
+    /// before the new program's memory takes the place of this one's (`exec_mmap` in the kernel's fs/exec.c).
     pub(crate) fn page_map(&self) -> io::Result<OwnedFd> {
         let file = File::open(format!("/proc/{}/pagemap", self.pid))?;
         // One that lives now lived when its file was opened by its pid, which so was no other's.

@@ -82,16 +82,21 @@ pub(crate) async fn connect_restored(
     hostname: &str,
 ) -> Result<(Guest, oneshot::Receiver<()>), ClaimError> {
     let deadline = Instant::now() + limit;
+    let unacknowledged = |source| ClaimError::Unacknowledged {
+        limit_ms: limit.as_millis(),
+        source,
+    };
     let unclaimed = {
         let _stage = trace::stage("connect");
-        connect(vsock, end, deadline).await?
+        match connect(vsock, end, deadline).await {
+            Err(ClaimError::Timeout { source, .. }) => return Err(unacknowledged(source)),
+            connected => connected?,
+        }
     };
     let _stage = trace::stage("claim");
     timeout_at(deadline, unclaimed.claim(hostname))
         .await
-        .unwrap_or(Err(ClaimError::Unacknowledged {
-            limit_ms: limit.as_millis(),
-        }))
+        .unwrap_or_else(|_elapsed| Err(unacknowledged(None)))
 }
 
 impl Unclaimed {
@@ -233,6 +238,8 @@ pub enum ClaimError {
     Unacknowledged {
         /// How long it had.
         limit_ms: u128,
+        /// Why it could not be dialled, if it came no further.
+        source: Option<DialError>,
     },
     /// The connection could not be closed.
     #[error("the connection to the guest's agent could not be closed")]

@@ -194,7 +194,7 @@ async fn a_restored_guest_that_keeps_silent_is_given_up_in_its_own_time() {
         .await
         .unwrap_err();
     assert!(
-        matches!(error, ClaimError::Unacknowledged { limit_ms: 1000 }),
+        matches!(error, ClaimError::Unacknowledged { limit_ms: 1000, .. }),
         "{error}"
     );
     assert_eq!(error.kind(), Kind::DeadlineExceeded);

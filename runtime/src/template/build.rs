@@ -117,27 +117,19 @@ fn spec_of(config: &Config, wanted: &Wanted) -> SandboxSpec {
     }
 }
 
-/// A machine and the view of its memory that saving it needs.
-struct Watched<M> {
-    machine: M,
-    pagemap: OwnedFd,
-}
-
-/// Spawns a VMM. Its page map is opened before it becomes somebody whom not even root may look into
-/// without the privilege to trace.
-async fn launch(config: &Config, spec: &SandboxSpec) -> Result<Watched<Launched>, BuildError> {
+/// Spawns a VMM and writes it down.
+async fn launch(config: &Config, spec: &SandboxSpec) -> Result<Launched, BuildError> {
     let (config, spec) = (config.clone(), spec.clone());
     blocking(move || {
         let mut machine = launch::launch(&config, &spec).map_err(BuildError::boot)?;
         let written = machine.write_down(None);
         written.map_err(|source| BuildError::boot(CreateError::Layout(source)))?;
-        let pagemap = machine.vmm.page_map().map_err(BuildError::PageMap)?;
-        Ok(Watched { machine, pagemap })
+        Ok(machine)
     })
     .await
 }
 
-async fn boot(config: &Config, spec: &SandboxSpec) -> Result<Watched<Running>, BuildError> {
+async fn boot(config: &Config, spec: &SandboxSpec) -> Result<Running, BuildError> {
     let deadline = Instant::now() + config.boot_timeout();
     let (dir, run) = (config.image.clone(), config.run.clone());
     let image = blocking(move || {
@@ -146,7 +138,7 @@ async fn boot(config: &Config, spec: &SandboxSpec) -> Result<Watched<Running>, B
     });
     let image = image.await?;
     let kvm = launch::open_kvm().map_err(BuildError::boot)?;
-    let Watched { machine, pagemap } = launch(config, spec).await?;
+    let machine = launch(config, spec).await?;
     let machine = machine.boot(config, kvm, image).await;
     let machine = machine.map_err(|source| BuildError::boot(CreateError::Boot(source)))?;
     let up = async {
@@ -159,16 +151,15 @@ async fn boot(config: &Config, spec: &SandboxSpec) -> Result<Watched<Running>, B
         return Err(BuildError::boot(failed));
     }
     sleep(SETTLE).await;
-    Ok(Watched { machine, pagemap })
+    Ok(machine)
 }
 
-async fn save(watched: Watched<Running>, into: &Path) -> Result<(), BuildError> {
-    let Watched { machine, pagemap } = watched;
+async fn save(machine: Running, into: &Path) -> Result<(), BuildError> {
     let vmm = &machine.vmm;
     let files = SaveFiles {
         state: create(into, STATE)?,
         memory: create(into, MEMORY)?,
-        pagemap,
+        pagemap: vmm.page_map().map_err(BuildError::PageMap)?,
     };
     vmm.pause().await.map_err(BuildError::Save)?;
     vmm.save(files).await.map_err(BuildError::Save)?;
@@ -183,7 +174,7 @@ async fn try_out(config: &Config, spec: &SandboxSpec, from: &Path) -> Result<(),
         memory: open(from, MEMORY)?,
         working_set: None,
     };
-    let Watched { machine, pagemap } = launch(config, spec).await?;
+    let machine = launch(config, spec).await?;
     let machine = machine.restore(kvm, files).await;
     let machine = machine.map_err(BuildError::Restore)?;
     let claimed = async {
@@ -195,6 +186,7 @@ async fn try_out(config: &Config, spec: &SandboxSpec, from: &Path) -> Result<(),
         last_words: machine.footprint.dir.last_words(),
         source,
     })?;
+    let pagemap = machine.vmm.page_map().map_err(BuildError::PageMap)?;
     let recorded = machine.vmm.working_set(create(from, WORKING_SET)?, pagemap);
     if let Err(error) = recorded.await {
         tracing::warn!(error = %chain(&error), "clones start slower: the pages that a start touches were not recorded");

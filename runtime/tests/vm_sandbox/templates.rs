@@ -3,6 +3,7 @@
 //! with their template is mended or said.
 
 use std::fs::{self, File};
+use std::io::BufRead;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command as Program};
@@ -26,9 +27,11 @@ const CLOCK_ERROR: Duration = Duration::from_millis(50);
 /// late by this much.
 const AGE: Duration = Duration::from_secs(10);
 
-/// Where the guest's kernel is in its memory, and how much of it is more than enough to miss.
-const KERNEL: u64 = 16 << 20;
-const KERNEL_BYTES: usize = 16 << 20;
+/// The first words of a kernel's read-only data, which lie behind its code.
+const BANNER: &[u8] = b"Linux version ";
+
+/// How much of the code before them is taken away: about half.
+const CODE_BYTES: usize = 8 << 20;
 
 /// Tells a copy of this program to be the builder that is killed: the run directory and the store.
 const VICTIM: &str = "CUBE_VM_TEST_VICTIM";
@@ -210,9 +213,11 @@ async fn damage_that_no_start_sees_costs_one_start() {
     bed.config.claim_timeout_ms = 5000;
     bed.sandbox("first").await.destroy().await.unwrap();
     let memory = only_template(&bed.config).join("memory.bin");
-    let memory = File::options().write(true).open(memory).unwrap();
+    let memory = File::options().read(true).write(true).open(memory).unwrap();
     let meta = memory.metadata().unwrap();
-    memory.write_all_at(&vec![0; KERNEL_BYTES], KERNEL).unwrap();
+    let behind_code = find(&memory, BANNER);
+    let code = behind_code - CODE_BYTES as u64;
+    memory.write_all_at(&vec![0; CODE_BYTES], code).unwrap();
     memory.set_modified(meta.modified().unwrap()).unwrap();
     let text = refused(&bed.config, "second").await;
     assert!(text.contains("was destroyed"), "{text}");
@@ -220,6 +225,29 @@ async fn damage_that_no_start_sees_costs_one_start() {
     assert!(template_of_only(&bed.config).is_some());
     sandbox.destroy().await.unwrap();
     bed.assert_nothing_left();
+}
+
+/// Where these bytes are in a file for the first time. They must not lie across two MiB.
+fn find(file: &File, bytes: &[u8]) -> u64 {
+    let mut chunk = vec![0; 1 << 20];
+    let chunks = file.metadata().unwrap().len() >> 20;
+    let found = (0..chunks).find_map(|mib| {
+        file.read_exact_at(&mut chunk, mib << 20).unwrap();
+        Some((mib << 20) + position(&chunk, bytes)? as u64)
+    });
+    found.unwrap()
+}
+
+/// The library's search for one byte is compiled for speed in a test too, and there is much to search.
+fn position(chunk: &[u8], bytes: &[u8]) -> Option<usize> {
+    let mut rest = chunk;
+    while rest.skip_until(bytes[0]).unwrap() > 0 {
+        let at = chunk.len() - rest.len() - 1;
+        if chunk[at..].starts_with(bytes) {
+            return Some(at);
+        }
+    }
+    None
 }
 
 fn only_template(config: &Config) -> PathBuf {
