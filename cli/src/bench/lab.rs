@@ -9,7 +9,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
 use futures::{StreamExt as _, stream};
@@ -81,7 +81,9 @@ impl Lab {
         let mut containerd = Containerd::connect(&options.address, &options.namespace).await?;
         let version = containerd.version().await?;
         let image = containerd.image(&options.image).await?;
-        let run = format!("cube-bench-{}", std::process::id());
+        // A process id comes again, and with it the lease of a run that was killed.
+        let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
+        let run = format!("cube-bench-{now:x}-{}", std::process::id());
         containerd.take_lease(&run, LEASE_LIFETIME).await?;
         Ok(Self {
             containerd,
