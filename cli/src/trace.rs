@@ -19,6 +19,8 @@ use crate::{output, rfc3339};
 
 /// The last stage of a start: what follows belongs to later processes.
 const LAST_STAGE: &str = "start";
+/// The only stage after a sandbox's life.
+const END_STAGE: &str = "destroy";
 /// Width of the picture.
 const COLUMNS: u32 = 50;
 
@@ -124,12 +126,14 @@ fn last_sandbox(stages: &[Stage]) -> String {
 }
 
 /// The stages of a sandbox until its first process ran, in the order of their begins; of two that begin
-/// together the longer first.
+/// together the longer first. Of sandboxes of one name, the last.
 fn start_of(stages: &[Stage], sandbox: &str) -> Vec<Stage> {
     let its = stages.iter().filter(|stage| stage.sandbox == sandbox);
     let its: Vec<Stage> = its.cloned().collect();
-    let last = its.iter().position(|stage| stage.name == LAST_STAGE);
-    let mut start = its[..last.map_or(its.len(), |last| last + 1)].to_vec();
+    let mut lives = its.split(|stage| stage.name == END_STAGE);
+    let life = lives.rfind(|life| !life.is_empty()).unwrap_or_default();
+    let last = life.iter().position(|stage| stage.name == LAST_STAGE);
+    let mut start = life[..last.map_or(life.len(), |last| last + 1)].to_vec();
     start.sort_by(|a, b| {
         a.begin()
             .cmp(&b.begin())
@@ -254,6 +258,15 @@ time="2026-01-31T12:00:00Z" level=info msg="starting"
         let names: Vec<_> = start.iter().map(|stage| &*stage.name).collect();
         assert_eq!(names, ["create", "prepare", "boot", "start"]);
         assert_eq!(start_of(&stages, "default/c"), []);
+    }
+
+    #[test]
+    fn of_two_lives_of_one_name_the_last_is_shown() {
+        let again = LOG.replace("12:00:0", "13:00:0").replace("boot", "restore");
+        let stages = read([LOG, &again].concat().as_bytes()).unwrap();
+        let start = start_of(&stages, "default/a");
+        let names: Vec<_> = start.iter().map(|stage| &*stage.name).collect();
+        assert_eq!(names, ["create", "prepare", "restore", "start"]);
     }
 
     #[test]

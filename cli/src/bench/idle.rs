@@ -36,7 +36,8 @@ pub struct Split {
     pub vmm: i64,
     /// What of the guest's memory the guest wrote to.
     pub guest: i64,
-    /// The rest: page tables, KVM's structures, sockets, cgroups.
+    /// The rest: page tables, KVM's structures, sockets, cgroups. Below zero where programs are large: their
+    /// files' pages are in a set size, and are available all the same.
     pub kernel: i64,
 }
 

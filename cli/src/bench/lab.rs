@@ -8,17 +8,19 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
 use futures::{StreamExt as _, stream};
+use tokio::sync::RwLock;
 use tokio::time::{sleep, timeout};
 
 use super::host;
 use super::options::Containers;
 use super::samples::{Series, Stopwatch};
 use super::spec;
-use crate::containerd::{ContainerRecord, Containerd, ContainerdError, Image};
+use crate::containerd::{ContainerRecord, Containerd, ContainerdError, Image, Mount};
 
 /// Longest time for a container's start or end. Ten cold boots at once in an emulated machine take one.
 const LIMIT: Duration = Duration::from_secs(300);
@@ -67,6 +69,8 @@ pub struct Lab {
     serial: Cell<u32>,
     /// Container and its snapshotter.
     made: RefCell<BTreeMap<String, String>>,
+    /// Shared by the tasks that are being created.
+    creating: Arc<RwLock<()>>,
     /// Snapshotter and the file system of its disks.
     stores: RefCell<BTreeMap<String, String>>,
 }
@@ -77,7 +81,9 @@ impl Lab {
         let mut containerd = Containerd::connect(&options.address, &options.namespace).await?;
         let version = containerd.version().await?;
         let image = containerd.image(&options.image).await?;
-        let run = format!("cube-bench-{}", std::process::id());
+        // A process id comes again, and with it the lease of a run that was killed.
+        let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
+        let run = format!("cube-bench-{now:x}-{}", std::process::id());
         containerd.take_lease(&run, LEASE_LIFETIME).await?;
         Ok(Self {
             containerd,
@@ -87,6 +93,7 @@ impl Lab {
             run,
             serial: Cell::new(0),
             made: RefCell::default(),
+            creating: Arc::default(),
             stores: RefCell::default(),
         })
     }
@@ -133,7 +140,7 @@ impl Lab {
             };
             containerd.create_container(record).await?;
             watch.lap("container");
-            let pid = containerd.create_task(&id, rootfs).await?;
+            let pid = self.create_task(&id, rootfs).await?;
             watch.lap("create");
             anyhow::Ok(pid)
         };
@@ -141,6 +148,19 @@ impl Lab {
             Ok(pid) => Ok(Created { id, pid }),
             Err(error) => Err(self.removed_after(error, &id).await),
         }
+    }
+
+    /// Goes on when the caller is dropped, because containerd would give up a machine that is booting and
+    /// leave it to itself; [`Lab::close`] waits for the end.
+    async fn create_task(&self, id: &str, rootfs: Vec<Mount>) -> anyhow::Result<u32> {
+        let under_way = self.creating.clone().read_owned().await;
+        let (containerd, id) = (self.containerd.clone(), id.to_owned());
+        let task = tokio::spawn(async move {
+            let created = containerd.create_task(&id, rootfs).await;
+            drop(under_way);
+            created
+        });
+        Ok(task.await??)
     }
 
     /// Lets a created container run.
@@ -219,6 +239,8 @@ impl Lab {
 
     /// Removes whatever is left, and ends the lease.
     pub async fn close(&self) -> anyhow::Result<()> {
+        // After its limit a creation is not waited for: what comes of it is removed as far as it goes.
+        timeout(LIMIT, self.creating.write()).await.ok();
         let left: Vec<String> = self.made.borrow().keys().cloned().collect();
         let failures = self.remove_all(left).await;
         self.containerd.end_lease(&self.run).await?;
@@ -253,7 +275,7 @@ impl Lab {
         id
     }
 
-    fn note_store(&self, snapshotter: &str, rootfs: &[crate::containerd::Mount]) {
+    fn note_store(&self, snapshotter: &str, rootfs: &[Mount]) {
         let mut stores = self.stores.borrow_mut();
         if !stores.contains_key(snapshotter)
             && let Some(filesystem) = host::filesystem_of(rootfs)

@@ -29,9 +29,11 @@ mod spec;
 mod start;
 mod table;
 
-use std::fs;
+use std::fs::File;
 use std::io::{self, Write};
+use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
@@ -43,6 +45,9 @@ use lab::{Lab, Side};
 use options::{Containers, Output, What};
 use report::{Extra, Report, SideReport};
 use samples::Series;
+
+/// Signals that come within this time are one.
+const SAME_SIGNAL: Duration = Duration::from_secs(1);
 
 /// What one side of a measurement came to.
 type Taken = (Series, Option<Extra>);
@@ -67,6 +72,8 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
+    let output = arguments.what.output();
+    let samples = output.samples.as_deref().map(create).transpose()?;
     let report = match runtime.block_on(measure(&arguments.what)) {
         Ok(report) => report,
         Err(error) => match error.downcast_ref::<Interrupted>() {
@@ -77,17 +84,21 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
             None => return Err(error),
         },
     };
-    let output = arguments.what.output();
-    if let Some(path) = &output.samples {
-        let written = serde_json::to_vec_pretty(&report)?;
-        fs::write(path, written).with_context(|| format!("cannot write {}", path.display()))?;
-    }
     output::unless_reader_left(print(&report, output))?;
+    if let Some(mut file) = samples {
+        let text = serde_json::to_vec_pretty(&report)?;
+        file.write_all(&text).context("cannot write the samples")?;
+    }
     Ok(if report.is_complete() {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
     })
+}
+
+/// Before anything is measured, because it may fail.
+fn create(path: &Path) -> anyhow::Result<File> {
+    File::create(path).with_context(|| format!("cannot create {}", path.display()))
 }
 
 fn print(report: &Report, output: &Output) -> io::Result<()> {
@@ -143,8 +154,7 @@ async fn in_lab(
         measure(&lab, &sides).await
     })
     .await;
-    // A second signal leaves the rest behind.
-    let closed = unless_interrupted(lab.close()).await;
+    let closed = unless_interrupted_again(lab.close()).await;
     let taken = match (taken, closed) {
         (Ok(taken), Ok(())) => taken,
         (Err(error), Ok(())) | (Ok(_), Err(error)) => return Err(error),
@@ -174,11 +184,33 @@ struct Interrupted {
 
 /// Drops what is under way when a signal comes.
 async fn unless_interrupted<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
     tokio::select! {
         done = work => done,
-        _ = interrupt.recv() => Err(Interrupted { name: "SIGINT", code: 130 }.into()),
-        _ = terminate.recv() => Err(Interrupted { name: "SIGTERM", code: 143 }.into()),
+        interrupted = interrupted() => Err(interrupted?.into()),
     }
+}
+
+/// Who asks once more does not want to wait for the removal either. Programs that pass signals on often
+/// send one twice, which asks for nothing.
+async fn unless_interrupted_again<T>(
+    work: impl Future<Output = anyhow::Result<T>>,
+) -> anyhow::Result<T> {
+    let again = async {
+        tokio::time::sleep(SAME_SIGNAL).await;
+        interrupted().await
+    };
+    tokio::select! {
+        done = work => done,
+        interrupted = again => Err(interrupted?.into()),
+    }
+}
+
+async fn interrupted() -> io::Result<Interrupted> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let (name, code) = tokio::select! {
+        _ = interrupt.recv() => ("SIGINT", 130),
+        _ = terminate.recv() => ("SIGTERM", 143),
+    };
+    Ok(Interrupted { name, code })
 }

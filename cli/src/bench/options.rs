@@ -44,7 +44,8 @@ pub enum What {
     ///
     /// `bytes_per_sandbox` is the fall of MemAvailable since before the first start, divided by N, at the
     /// last of the times asked for. Its split: `shim` and `vmm` are proportional set sizes, `vmm` without the
-    /// guest's memory; `guest` is what of the guest's memory is private and dirty; `kernel` is the rest.
+    /// guest's memory; `guest` is what of the guest's memory is private and dirty; `kernel` is the rest,
+    /// less what a set size has of programs' files, which counts as available.
     /// With another runtime `vmm` is the container's own process. The times in milliseconds are of the starts.
     Idle(Idle),
 }

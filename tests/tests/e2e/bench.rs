@@ -117,7 +117,8 @@ fn idle(bed: &mut Bed) {
     );
 }
 
-/// The bed looks for what is left: two machines were booting, or running, or being removed.
+/// The bed looks for what is left: two machines were booting, or running, or being removed. `timeout`
+/// sends its signal twice, as others do that pass one on.
 fn interrupted(bed: &mut Bed) {
     let after_a_while = ["timeout", "--preserve-status", "--signal=INT", "20"];
     let burst = ["burst", "2", "--rounds", "1000"];
