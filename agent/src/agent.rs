@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use cube_protocol::StreamHello;
 
-use crate::container::{Command, Container, Disk, Layout, Parts};
+use crate::container::{self, Command, Container, Disk, Layout, Parts};
 use crate::error::AgentError;
 use crate::guest::{Claim, Machine};
 use crate::process::{Process, Reaper};
@@ -141,6 +141,15 @@ impl Agent {
         self.container(container)?
             .create_process(&self.reaper, &self.layout, pod, command)
             .await
+    }
+
+    /// Sets a container up and takes it down, where there is none yet.
+    pub async fn rehearse(&self) -> Result<(), AgentError> {
+        self.check_claimed()?;
+        if let Some(id) = self.containers().keys().next() {
+            return Err(container_state(id, "is in the way of a rehearsal"));
+        }
+        container::rehearse(&self.reaper, &self.layout).await
     }
 
     /// A container by name.

@@ -90,7 +90,9 @@ fn run(layout: Layout, machine: Machine, address: Address) -> anyhow::Result<()>
         .context("cannot start the event loop")?;
     runtime.block_on(async {
         let reaper = Reaper::start().context("cannot watch for children")?;
-        container::rehearse(&reaper, &layout).await;
+        if let Err(error) = container::rehearse(&reaper, &layout).await {
+            tracing::warn!(error = %chain(&error), "the rehearsal failed: clones start slower");
+        }
         let agent = Arc::new(Agent::new(layout, machine, reaper));
         match transport::serve(agent, address).await? {}
     })

@@ -299,6 +299,12 @@ impl agent_ttrpc::Agent for Service {
         Ok(wire::Empty::new())
     }
 
+    async fn rehearse(&self, _: &TtrpcContext, _: wire::Empty) -> ttrpc::Result<wire::Empty> {
+        self.finish(async move |agent| agent.rehearse().await)
+            .await?;
+        Ok(wire::Empty::new())
+    }
+
     async fn shutdown(&self, _: &TtrpcContext, _: wire::Empty) -> ttrpc::Result<wire::Empty> {
         self.finish(async move |agent| {
             agent.delete_all().await;

@@ -148,15 +148,17 @@ impl Launched {
         })
     }
 
-    /// Restores a guest.
+    /// Restores a guest; `record` if it is to tell its working set.
     pub(crate) async fn restore(
         self,
         kvm: File,
         template: TemplateFiles,
+        record: bool,
     ) -> Result<Running, VmmError> {
         let restore = RestoreConfig {
             uid: self.id,
             gid: self.id,
+            record,
         };
         let files = RestoreFiles {
             kvm: kvm.into(),

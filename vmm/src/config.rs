@@ -53,6 +53,9 @@ pub struct RestoreConfig {
     pub uid: u32,
     /// The group the VMM becomes before the guest runs. Never 0.
     pub gid: u32,
+    /// Whether this run is to tell which pages a start touches: memory is read page by page, none is at
+    /// hand before it is asked for, and the start is slow.
+    pub record: bool,
 }
 
 /// What the checks of a configuration can say.

@@ -1,22 +1,30 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Has the pages of a working set at hand before the guest asks for them, on a thread beside the
-//! restore.
+//! The working set of a restore: fetching it, and having it told.
 //!
-//! What fails costs time and nothing else, so it is logged and forgotten: the machine does not wait
-//! for this thread and does not ask how it fared.
+//! Fetching goes in two steps. A thread beside the restore has the host's kernel map the pages: those
+//! that will be written as copies, the others as the file has them. When the processors are there and
+//! have not run, what was fetched is mapped into the guest, where KVM can do that; otherwise each first
+//! touch still leaves the guest, and finds the page at hand.
+//!
+//! What fails costs time and nothing else, so it is logged and forgotten.
+//!
+//! A run that is to tell the working set starts with a memory file of which nothing is in the page
+//! cache and reads it page by page. Then the pages that this process has mapped are those that were
+//! asked for: the kernel maps the neighbours of a page only if they are cached.
 
 use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
-use std::thread;
+use std::os::fd::{AsFd, OwnedFd};
+use std::thread::{self, JoinHandle};
 
-use cube_hv::GuestMemory;
-use cube_hv::memory::{Populate, PopulateError, populate};
+use cube_hv::memory::{Advice, AdviseError, advise};
+use cube_hv::{GuestMemory, Vcpu, VcpuError, Vm};
 use cube_snapshot::envelope::ReadError;
 use cube_snapshot::working_set::{Run, WorkingSet};
 use thiserror::Error;
 use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
 
+use crate::end::chain;
 use crate::pagemap::PAGE;
 
 /// A few calls deep, with small buffers.
@@ -27,41 +35,90 @@ enum PrefaultError {
     #[error("the working set is unfit")]
     WorkingSet(#[from] ReadError),
     #[error("pages of the working set could not be had")]
-    Populate(#[from] PopulateError),
+    Fetch(#[from] AdviseError),
+    #[error("pages of the working set could not be mapped into the guest")]
+    Map(#[from] VcpuError),
 }
 
-/// Starts the thread.
-pub(crate) fn start(file: OwnedFd, memory: &GuestMemory) -> io::Result<()> {
-    let memory = memory.clone();
-    let thread = thread::Builder::new()
-        .name("prefault".to_owned())
-        .stack_size(STACK_BYTES)
-        .spawn(move || {
-            if let Err(error) = prefault(file, &memory) {
-                let error: &(dyn std::error::Error + 'static) = &error;
-                tracing::warn!(error, "the start will be slower");
+/// Guest-physical ranges of whole pages.
+type Places = Vec<(u64, usize)>;
+
+/// The working set on its way.
+pub(crate) struct Prefault {
+    thread: JoinHandle<Result<Places, PrefaultError>>,
+}
+
+impl Prefault {
+    /// Begins to fetch the pages that the file names.
+    pub fn start(file: OwnedFd, memory: &GuestMemory) -> io::Result<Self> {
+        let memory = memory.clone();
+        let thread = thread::Builder::new()
+            .name("prefault".to_owned())
+            .stack_size(STACK_BYTES)
+            .spawn(move || fetch(file, &memory))?;
+        Ok(Self { thread })
+    }
+
+    /// Maps what was fetched into the guest, through a processor that has not run.
+    pub fn finish(self, vm: &Vm, vcpu: &Vcpu) {
+        if !vm.can_pre_fault() {
+            // The thread goes on and ends by itself; fetched pages are of use also when they come late.
+            return;
+        }
+        // A panic has ended the whole process through the panic hook.
+        let Ok(fetched) = self.thread.join() else {
+            return;
+        };
+        let mapped = fetched.and_then(|places| {
+            for (start, bytes) in places {
+                vcpu.pre_fault(start, bytes as u64)?;
             }
-        })?;
-    // It ends by itself, and nobody waits for it.
-    drop(thread);
+            Ok(())
+        });
+        if let Err(error) = mapped {
+            tracing::warn!(error = chain(&error).join(": "), "the start will be slower");
+        }
+    }
+}
+
+/// Pages that are written first: copying takes longest.
+fn fetch(file: OwnedFd, memory: &GuestMemory) -> Result<Places, PrefaultError> {
+    let set = WorkingSet::read(&mut File::from(file))?;
+    let mut all = Vec::new();
+    let kinds = [
+        (&set.written, Advice::PopulateWrite),
+        (&set.read, Advice::PopulateRead),
+    ];
+    for (runs, advice) in kinds {
+        for run in runs {
+            for (start, bytes) in places(memory, *run) {
+                advise(memory, start, bytes, advice)?;
+                all.push((start, bytes));
+            }
+        }
+    }
+    Ok(all)
+}
+
+/// Has nothing of a memory file in the page cache. What is not on the disk yet would stay.
+pub(crate) fn forget(file: impl AsFd) -> io::Result<()> {
+    rustix::fs::fsync(&file)?;
+    rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed)?;
     Ok(())
 }
 
-/// Pages that are written first: copying takes longest, and a vCPU that needs one waits for it all.
-fn prefault(file: OwnedFd, memory: &GuestMemory) -> Result<(), PrefaultError> {
-    let set = WorkingSet::read(&mut File::from(file))?;
-    for (runs, how) in [(&set.written, Populate::Write), (&set.read, Populate::Read)] {
-        for run in runs {
-            for (start, bytes) in places(memory, *run) {
-                populate(memory, start, bytes, how)?;
-            }
-        }
+/// Has memory read page by page.
+pub(crate) fn read_singly(memory: &GuestMemory) -> Result<(), AdviseError> {
+    for region in memory.iter() {
+        let start = region.start_addr().raw_value();
+        let bytes = usize::try_from(region.len()).unwrap_or(usize::MAX);
+        advise(memory, start, bytes, Advice::Random)?;
     }
     Ok(())
 }
 
 /// Where the pages of a run are in the guest: one range, or two if it crosses a gap.
-fn places(memory: &GuestMemory, run: Run) -> Vec<(u64, usize)> {
+fn places(memory: &GuestMemory, run: Run) -> Places {
     let (mut from, to) = (
         u64::from(run.first) * PAGE,
         (u64::from(run.first) + u64::from(run.pages)) * PAGE,
@@ -117,7 +174,11 @@ mod tests {
         };
         set.write(&mut working_set).unwrap();
         working_set.rewind().unwrap();
-        prefault(working_set.into(), &memory).unwrap();
+        let fetched = fetch(working_set.into(), &memory).unwrap();
+        assert_eq!(
+            fetched,
+            [(0x3000, 0x1000), (0x1_0000_0000, 0x1000), (0, 0x2000)]
+        );
 
         let pagemap = Pagemap::new(File::open("/proc/self/pagemap").unwrap().into());
         let mut pages = Vec::new();

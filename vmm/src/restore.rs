@@ -3,7 +3,8 @@
 //! screen. The order is the content; `save` is its counterpart.
 //!
 //! * jail first, as in a boot: nothing of what follows needs a privilege.
-//! * memory is mapped, not read, and its working set is fetched beside all that follows.
+//! * memory is mapped, not read, and its working set is fetched beside what follows, then mapped into
+//!   the guest before it runs (`prefault`).
 //! * memory slots before the interrupt controllers ([`Vm::new`] says why), those before the processors,
 //!   whose local controllers need them.
 //! * every processor, in the order that `cube_hv`'s `vcpu::state` explains, then the interrupt
@@ -13,7 +14,7 @@
 
 use std::io;
 
-use cube_hv::memory::MemoryError;
+use cube_hv::memory::{AdviseError, MemoryError};
 use cube_hv::{Kvm, KvmError, VcpuError, Vm, VmError, memory};
 use cube_snapshot::envelope::ReadError;
 use thiserror::Error;
@@ -25,7 +26,7 @@ use crate::end::Ending;
 use crate::jail::{self, JailError};
 use crate::layout;
 use crate::machine::{AssembleError, Machine, Parts};
-use crate::prefault;
+use crate::prefault::{self, Prefault};
 use crate::serial::Console;
 use crate::state::MachineState;
 
@@ -67,6 +68,12 @@ pub enum RestoreError {
     /// The serial console.
     #[error("the serial console could not be restored")]
     Console(#[source] io::Error),
+    /// The memory file would not be forgotten.
+    #[error("the memory file could not be dropped from the page cache")]
+    Record(#[source] io::Error),
+    /// The memory would not be read page by page.
+    #[error("the working set cannot be told")]
+    ReadSingly(#[from] AdviseError),
     /// The thread that fetches the working set.
     #[error("the working set could not be fetched")]
     Prefault(#[source] io::Error),
@@ -91,10 +98,15 @@ pub(crate) fn restore(
         });
     }
 
-    let memory = memory::map(files.memory, &layout::memory(shape))?;
-    if let Some(file) = files.working_set {
-        prefault::start(file, &memory).map_err(RestoreError::Prefault)?;
+    if config.record {
+        prefault::forget(&files.memory).map_err(RestoreError::Record)?;
     }
+    let memory = memory::map(files.memory, &layout::memory(shape))?;
+    if config.record {
+        prefault::read_singly(&memory)?;
+    }
+    let prefault = files.working_set.map(|file| Prefault::start(file, &memory));
+    let prefault = prefault.transpose().map_err(RestoreError::Prefault)?;
 
     let kvm = Kvm::new(files.kvm)?;
     let vm = Vm::new(&kvm, memory)?;
@@ -106,6 +118,9 @@ pub(crate) fn restore(
         vcpus.push(vcpu);
     }
     vm.restore_irqchips(&state.irqchips)?;
+    if let (Some(prefault), Some(first)) = (prefault, vcpus.first()) {
+        prefault.finish(&vm, first);
+    }
 
     let devices = Devices::restore(vm.memory(), files.vsock, &state.devices)?;
     let console = Console::restore(files.serial, &state.console).map_err(RestoreError::Console)?;

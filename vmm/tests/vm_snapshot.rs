@@ -249,7 +249,9 @@ fn a_working_set_is_recorded_and_fetched() {
     let mut snapshot = source.save(None);
     drop(source);
 
-    let mut first = Machine::restored(&snapshot);
+    let mut first = Machine::spawn();
+    first.record = true;
+    first.restore(&snapshot).unwrap();
     wait_for_ticks(&mut first, 3);
     let recorded = first.working_set();
     drop(first);

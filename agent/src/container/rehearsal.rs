@@ -5,7 +5,9 @@
 //!
 //! It has the shape of the usual container, but an empty file system in memory for its root, and its process
 //! ends where it would look for its program. Nothing of it is left; no name, no secret and no random number
-//! that outlives it is in it. A rehearsal that fails costs time later and nothing else, so it is only told.
+//! that outlives it is in it. One that fails costs time later and nothing else.
+//!
+//! The host asks for it once more in the first clone of a template, to record which pages a start touches.
 
 use std::fs;
 use std::os::fd::AsFd;
@@ -16,7 +18,6 @@ use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use tokio::task::spawn_blocking;
 
 use super::{Layout, Parts};
-use crate::cause::chain;
 use crate::cgroup::Cgroup;
 use crate::error::AgentError;
 use crate::process::{Process, Reaper, SpawnError, Surroundings, Wanted};
@@ -35,12 +36,12 @@ const WANTED: Wanted = Wanted {
 };
 
 /// Holds it. `layout` is where later containers will be.
-pub async fn rehearse(reaper: &Reaper, layout: &Layout) {
+pub async fn rehearse(reaper: &Reaper, layout: &Layout) -> Result<(), AgentError> {
     match hold(reaper, layout).await {
         // Where it was to end: its program is a directory.
-        Err(AgentError::Spawn(SpawnError::Stage(end))) if end.ends_with("is a directory") => {}
-        Err(error) => tracing::warn!(error = %chain(&error), "the rehearsal failed"),
-        Ok(()) => tracing::warn!("the rehearsal did not end where it should"),
+        Err(AgentError::Spawn(SpawnError::Stage(end))) if end.ends_with("is a directory") => Ok(()),
+        Ok(()) => Err(AgentError::Broken),
+        other => other,
     }
 }
 

@@ -229,6 +229,17 @@ impl Guest {
         Ok(())
     }
 
+    /// Has the guest set a container up and take it down.
+    pub(crate) async fn rehearse(&self) -> Result<(), GuestError> {
+        self.call(
+            "rehearse a container",
+            Some(SETUP_TIMEOUT),
+            |client, context| async move { client.rehearse(context, &Empty::new()).await },
+        )
+        .await?;
+        Ok(())
+    }
+
     /// Asks the guest to write everything back and power itself off.
     pub(crate) async fn shutdown(&self) -> Result<(), GuestError> {
         self.call(

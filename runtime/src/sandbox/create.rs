@@ -124,7 +124,7 @@ async fn warm(
     }
     let restored = {
         let _stage = trace::stage("restore");
-        launched.restore(look.kvm, files).await
+        launched.restore(look.kvm, files, false).await
     };
     let machine = match restored {
         Ok(machine) => machine,

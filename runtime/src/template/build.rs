@@ -166,7 +166,7 @@ async fn save(machine: Running, into: &Path) -> Result<(), BuildError> {
     end(machine).await
 }
 
-/// Restores what was saved as a start does, and records which pages that touched.
+/// Restores what was saved as a start does, rehearses a container, and records which pages that touched.
 async fn try_out(config: &Config, spec: &SandboxSpec, from: &Path) -> Result<(), BuildError> {
     let kvm = launch::open_kvm().map_err(BuildError::boot)?;
     let files = TemplateFiles {
@@ -175,17 +175,20 @@ async fn try_out(config: &Config, spec: &SandboxSpec, from: &Path) -> Result<(),
         working_set: None,
     };
     let machine = launch(config, spec).await?;
-    let machine = machine.restore(kvm, files).await;
+    let machine = machine.restore(kvm, files, true).await;
     let machine = machine.map_err(BuildError::Restore)?;
     let claimed = async {
         let (end, limit) = (machine.vmm.end().clone(), config.claim_timeout());
         let vsock = machine.footprint.dir.vsock_path();
         guest::connect_restored(&vsock, end, limit, &spec.hostname).await
     };
-    let guest = claimed.await.map_err(|source| BuildError::Trial {
+    let (guest, _gone) = claimed.await.map_err(|source| BuildError::Trial {
         last_words: machine.footprint.dir.last_words(),
         source,
     })?;
+    if let Err(error) = guest.rehearse().await {
+        tracing::warn!(error = %chain(&error), "clones start slower: the pages that a container touches are not among the recorded");
+    }
     let pagemap = machine.vmm.page_map().map_err(BuildError::PageMap)?;
     let recorded = machine.vmm.working_set(create(from, WORKING_SET)?, pagemap);
     if let Err(error) = recorded.await {

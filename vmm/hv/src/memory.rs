@@ -10,7 +10,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use libc::{MADV_POPULATE_READ, MADV_POPULATE_WRITE};
+use libc::{MADV_POPULATE_READ, MADV_POPULATE_WRITE, MADV_RANDOM};
 use thiserror::Error;
 use vm_memory::{
     FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryError, GuestMemoryMmap,
@@ -107,18 +107,20 @@ pub fn map(file: OwnedFd, ranges: &[(u64, u64)]) -> Result<GuestMemory, MemoryEr
     GuestMemory::from_regions(regions).map_err(MemoryError::Layout)
 }
 
-/// How pages are made ready before the guest asks for them.
+/// What the kernel is advised about guest memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Populate {
-    /// Mapped as the file has them.
-    Read,
-    /// Copied, ready to be written.
-    Write,
+pub enum Advice {
+    /// Map the pages now, as the file has them (Linux 5.14).
+    PopulateRead,
+    /// Copy the pages now, ready to be written (Linux 5.14).
+    PopulateWrite,
+    /// Read nothing from the file but what is asked for.
+    Random,
 }
 
-/// Why pages were not made ready. It costs time later, and nothing else.
+/// Why advice was not taken. It costs time later, and nothing else.
 #[derive(Debug, Error)]
-pub enum PopulateError {
+pub enum AdviseError {
     /// The range is not in the guest's memory.
     #[error("{bytes} bytes at {start:#x} are not in the guest's memory")]
     Range {
@@ -130,9 +132,11 @@ pub enum PopulateError {
         #[source]
         source: GuestMemoryError,
     },
-    /// `MADV_POPULATE_READ` or `MADV_POPULATE_WRITE` (Linux 5.14).
-    #[error("{bytes} bytes of guest memory at {start:#x} could not be made ready")]
-    Advise {
+    /// madvise(2).
+    #[error("{bytes} bytes of guest memory at {start:#x} did not take the advice {advice:?}")]
+    Refused {
+        /// Which advice.
+        advice: Advice,
         /// Guest-physical start.
         start: u64,
         /// Length.
@@ -143,15 +147,15 @@ pub enum PopulateError {
     },
 }
 
-/// Makes whole pages of guest memory ready: `start` and `bytes` are multiples of the page size, and
-/// the range does not cross a gap.
-pub fn populate(
+/// Advises the kernel about whole pages of guest memory: `start` and `bytes` are multiples of the page
+/// size, and the range does not cross a gap.
+pub fn advise(
     memory: &GuestMemory,
     start: u64,
     bytes: usize,
-    how: Populate,
-) -> Result<(), PopulateError> {
-    let range = |source| PopulateError::Range {
+    advice: Advice,
+) -> Result<(), AdviseError> {
+    let range = |source| AdviseError::Range {
         start,
         bytes,
         source,
@@ -159,18 +163,20 @@ pub fn populate(
     let slice = memory
         .get_slice(GuestAddress(start), bytes)
         .map_err(range)?;
-    let advice = match how {
-        Populate::Read => MADV_POPULATE_READ,
-        Populate::Write => MADV_POPULATE_WRITE,
+    let number = match advice {
+        Advice::PopulateRead => MADV_POPULATE_READ,
+        Advice::PopulateWrite => MADV_POPULATE_WRITE,
+        Advice::Random => MADV_RANDOM,
     };
     let address = slice.ptr_guard_mut();
-    // SAFETY: the slice is `bytes` of a live mapping, which `memory` keeps alive. Neither advice
+    // SAFETY: the slice is `bytes` of a live mapping, which `memory` keeps alive. None of these
     // changes what a page holds.
-    let result = unsafe { libc::madvise(address.as_ptr().cast(), bytes, advice) };
+    let result = unsafe { libc::madvise(address.as_ptr().cast(), bytes, number) };
     if result == 0 {
         return Ok(());
     }
-    Err(PopulateError::Advise {
+    Err(AdviseError::Refused {
+        advice,
         start,
         bytes,
         source: io::Error::last_os_error(),
@@ -231,13 +237,13 @@ mod tests {
     #[test]
     fn pages_are_made_ready_without_changing_them() {
         let memory = map(file(&[7; 0x4000]).into(), &[(0, 0x4000)]).unwrap();
-        populate(&memory, 0, 0x2000, Populate::Read).unwrap();
-        populate(&memory, 0x1000, 0x2000, Populate::Write).unwrap();
+        advise(&memory, 0, 0x2000, Advice::PopulateRead).unwrap();
+        advise(&memory, 0x1000, 0x2000, Advice::PopulateWrite).unwrap();
         assert_eq!(
             memory.read_obj::<[u8; 32]>(GuestAddress(0x1fe0)).unwrap(),
             [7; 32]
         );
-        let beyond = populate(&memory, 0x3000, 0x2000, Populate::Read);
-        assert!(matches!(beyond, Err(PopulateError::Range { .. })));
+        let beyond = advise(&memory, 0x3000, 0x2000, Advice::PopulateRead);
+        assert!(matches!(beyond, Err(AdviseError::Range { .. })));
     }
 }

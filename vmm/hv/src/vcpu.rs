@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! One virtual processor: its first state, and its exits as data. Its state as data is in `state`.
 
+mod pre_fault;
 mod state;
 
 use std::sync::Arc;

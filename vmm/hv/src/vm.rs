@@ -12,7 +12,7 @@ mod state;
 
 use std::os::fd::{BorrowedFd, FromRawFd, IntoRawFd};
 
-use kvm_bindings::kvm_userspace_memory_region;
+use kvm_bindings::{KVM_CAP_PRE_FAULT_MEMORY, kvm_userspace_memory_region};
 use kvm_ioctls::{Cap, IoEventAddress, VmFd};
 use thiserror::Error;
 use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
@@ -128,6 +128,13 @@ impl Vm {
         // SAFETY: the range is the whole of one mapping. Only running processors use it, and each
         // of them holds the memory too.
         unsafe { self.fd.set_user_memory_region(description) }.map_err(refused)
+    }
+
+    /// Whether memory can be mapped into the guest before it runs ([`Vcpu::pre_fault`], Linux 6.11).
+    pub fn can_pre_fault(&self) -> bool {
+        self.fd
+            .check_extension_raw(u64::from(KVM_CAP_PRE_FAULT_MEMORY))
+            > 0
     }
 
     /// The guest's memory.

@@ -93,7 +93,11 @@ fn boot_carries_its_files_in_order() {
 fn restore_carries_its_files_in_order() {
     for (working_set, netns) in [(false, false), (false, true), (true, false), (true, true)] {
         let (mut client, mut server) = ends();
-        let config = RestoreConfig { uid: 5, gid: 6 };
+        let config = RestoreConfig {
+            uid: 5,
+            gid: 6,
+            record: true,
+        };
         let files = RestoreFiles {
             kvm: labelled("kvm"),
             state: labelled("state"),
@@ -107,7 +111,7 @@ fn restore_carries_its_files_in_order() {
         let Call::Restore { config, files } = server.receive().unwrap().unwrap().unwrap() else {
             panic!("not a restore");
         };
-        assert_eq!((config.uid, config.gid), (5, 6));
+        assert_eq!((config.uid, config.gid, config.record), (5, 6, true));
         assert_eq!(label(files.kvm), "kvm");
         assert_eq!(label(files.state), "state");
         assert_eq!(label(files.memory), "memory");
@@ -206,7 +210,11 @@ fn missing_and_superfluous_descriptors_are_refused() {
         other => panic!("{other:?}"),
     };
     let restore = Request::Restore {
-        config: RestoreConfig { uid: 1, gid: 1 },
+        config: RestoreConfig {
+            uid: 1,
+            gid: 1,
+            record: false,
+        },
         working_set: true,
         netns: false,
     };
@@ -268,7 +276,11 @@ fn the_messages_are_frozen() {
                 netns: true,
             },
             Request::Restore {
-                config: RestoreConfig { uid: 1, gid: 2 },
+                config: RestoreConfig {
+                    uid: 1,
+                    gid: 2,
+                    record: false,
+                },
                 working_set: true,
                 netns: false,
             },

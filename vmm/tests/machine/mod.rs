@@ -170,6 +170,8 @@ pub struct Machine {
     pub client: Client,
     /// The network namespace to boot into.
     pub netns: Option<OwnedFd>,
+    /// Whether a restore is to tell its working set.
+    pub record: bool,
     process: Child,
     directory: tempfile::TempDir,
 }
@@ -195,6 +197,7 @@ impl Machine {
         Self {
             client: Client::new(ours),
             netns: None,
+            record: false,
             process,
             directory,
         }
@@ -274,7 +277,11 @@ impl Machine {
             working_set: snapshot.working_set.map(Into::into),
             netns: self.netns.take(),
         };
-        let config = RestoreConfig { uid: UID, gid: UID };
+        let config = RestoreConfig {
+            uid: UID,
+            gid: UID,
+            record: self.record,
+        };
         self.client.restore(&config, files)
     }
 

@@ -67,7 +67,7 @@ pub enum CreateError {
         /// The end of the machine's logs; empty if the cause has them.
         last_words: String,
         /// Why.
-        source: ClaimError,
+        source: Box<ClaimError>,
     },
     /// This program is shutting down.
     #[error("the sandbox was given up because this program is ending")]
@@ -99,7 +99,7 @@ impl CreateError {
     pub(crate) fn claim(source: ClaimError, dir: &SandboxDir) -> Self {
         CreateError::Claim {
             last_words: last_words(&source, dir),
-            source,
+            source: Box::new(source),
         }
     }
 
@@ -126,8 +126,9 @@ impl CreateError {
             CreateError::Spawn(source)
             | CreateError::Boot(source)
             | CreateError::Restore(source) => source.kind(),
-            CreateError::Claim { source, .. } => source.kind(),
-            CreateError::Unclaimed { source, .. } => source.kind(),
+            CreateError::Claim { source, .. } | CreateError::Unclaimed { source, .. } => {
+                source.kind()
+            }
             CreateError::Abandoned => Kind::Unavailable,
         }
     }
