@@ -24,6 +24,8 @@ use crate::daemon::Daemon;
 use crate::series::{Series, guest_image, image_archive, our_programs};
 
 const STATE: &str = "/var/lib/cube/e2e";
+/// All beds share them, as containerds of one host do: the first start of all makes the template.
+const TEMPLATES: &str = "/var/lib/cube/e2e/templates";
 /// Short, because socket paths are.
 const RUN: &str = "/run/cube-e2e";
 /// The snapshotter plugin that [`Bed::small_snapshotter`] answers for.
@@ -114,7 +116,7 @@ impl Bed {
         self.write(
             "config.toml",
             &format!(
-                "image = \"{image}\"\nrun = \"{run}\"\nboot_timeout_s = {boot}\n{more}\n",
+                "image = \"{image}\"\nrun = \"{run}\"\ntemplates = \"{TEMPLATES}\"\nboot_timeout_s = {boot}\n{more}\n",
                 run = run.display(),
                 boot = settings.boot_timeout.as_secs(),
                 more = settings.more
