@@ -59,6 +59,7 @@ Report: a table; with --json then one line of JSON with what, n, failures, p50_m
 A percentile is the sample of the nearest rank. Exit code: 0 if every sample was taken, 1 if not.
 All that was made is removed, also on Ctrl-C.
 
+  cube bench ready --against cold
   cube bench start -n 20 --against runc --json
   cube bench burst 10 --against runc
   cube bench idle 50")]

@@ -22,7 +22,9 @@ pub enum What {
     Shell(Shell),
     /// A sandbox without containerd: spawn of the VMM until its agent has answered and was claimed
     ///
-    /// The sandbox has the default machine of the configuration, and no container in it.
+    /// The sandbox has the default machine of the configuration, and no container in it. Its guest is restored
+    /// from a template, which is made first if it is not there. A sandbox that came to life in another way than
+    /// the one measured is a failure. Its removal is the stage `destroy`, and not in the figure.
     Ready(Ready),
     /// One container over containerd's API: `true`, from Prepare until Start has answered
     ///
@@ -108,7 +110,7 @@ pub struct Ready {
     /// Samples
     #[arg(short, default_value_t = 20, value_parser = at_least_one())]
     pub n: u32,
-    /// Boot the guest's kernel, even where a template is there
+    /// Measure a boot of the guest's kernel instead
     #[arg(long)]
     pub cold: bool,
     /// Another way to compare with, sample by sample in turn
@@ -121,7 +123,12 @@ pub struct Ready {
 /// How a sandbox comes to life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Way {
-    /// By booting the guest's kernel.
+    /// As every start does it: from a template.
+    #[value(skip)]
+    Warm,
+    /// From a template, without reading in ahead what starts touch
+    NoPrefault,
+    /// By booting the guest's kernel
     Cold,
 }
 
@@ -210,6 +217,14 @@ impl What {
             | What::Burst(Burst { output, .. })
             | What::Idle(Idle { output, .. }) => output,
         }
+    }
+}
+
+impl Ready {
+    /// The ways to measure: the first is the one asked about.
+    pub fn ways(&self) -> Vec<Way> {
+        let measured = if self.cold { Way::Cold } else { Way::Warm };
+        [measured].into_iter().chain(self.against).collect()
     }
 }
 
@@ -314,6 +329,20 @@ mod tests {
     }
 
     #[test]
+    fn a_sandbox_is_restored_unless_told() {
+        let check = |line, expect: &[Way]| {
+            let Ok(What::Ready(ready)) = parse(line) else {
+                panic!("{line} is not understood");
+            };
+            assert_eq!(ready.ways(), expect, "{line}");
+        };
+        check("ready", &[Way::Warm]);
+        check("ready --cold", &[Way::Cold]);
+        check("ready --against cold", &[Way::Warm, Way::Cold]);
+        check("ready --against no-prefault", &[Way::Warm, Way::NoPrefault]);
+    }
+
+    #[test]
     fn what_makes_no_sense_is_refused() {
         for line in [
             "start -n 0",
@@ -321,6 +350,7 @@ mod tests {
             "start --against-snapshotter x",
             "shell --against runc",
             "ready --against runc",
+            "ready --against warm",
             "ready --cold --against cold",
             "everything",
         ] {

@@ -24,6 +24,17 @@ use crate::daemon::Daemon;
 use crate::series::{Series, guest_image, image_archive, our_programs};
 
 const STATE: &str = "/var/lib/cube/e2e";
+/// All beds share them, as containerds of one host do: the first start of all makes the template.
+const TEMPLATES: &str = "/var/lib/cube/e2e/templates";
+/// What would win over the bed's configuration file.
+const OVERRIDES: [&str; 6] = [
+    "CUBE_IMAGE",
+    "CUBE_RUN",
+    "CUBE_TEMPLATES",
+    "CUBE_VMM",
+    "CUBE_COLD",
+    "CUBE_PREFAULT",
+];
 /// Short, because socket paths are.
 const RUN: &str = "/run/cube-e2e";
 /// The snapshotter plugin that [`Bed::small_snapshotter`] answers for.
@@ -114,7 +125,7 @@ impl Bed {
         self.write(
             "config.toml",
             &format!(
-                "image = \"{image}\"\nrun = \"{run}\"\nboot_timeout_s = {boot}\n{more}\n",
+                "image = \"{image}\"\nrun = \"{run}\"\ntemplates = \"{TEMPLATES}\"\nboot_timeout_s = {boot}\n{more}\n",
                 run = run.display(),
                 boot = settings.boot_timeout.as_secs(),
                 more = settings.more
@@ -210,6 +221,11 @@ impl Bed {
         self.state.join("image")
     }
 
+    /// Our programs' configuration file, as `CUBE_CONFIG` names it.
+    pub fn config(&self) -> PathBuf {
+        self.run.join("config.toml")
+    }
+
     /// containerd's socket.
     pub fn address(&self) -> PathBuf {
         self.run.join("containerd.sock")
@@ -277,9 +293,9 @@ impl Bed {
             .arg(self.run.join("containerd.toml"));
         command
             .env("PATH", self.path())
-            .env("CUBE_CONFIG", self.run.join("config.toml"));
-        for name in ["CUBE_IMAGE", "CUBE_RUN", "CUBE_VMM"] {
-            command.env_remove(name); // they would win over the file
+            .env("CUBE_CONFIG", self.config());
+        for name in OVERRIDES {
+            command.env_remove(name);
         }
         let log = self.run.join("containerd.log");
         let answers = || self.address().exists() && self.ctr(&["version"]).run().code() == 0;

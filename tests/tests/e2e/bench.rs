@@ -12,6 +12,9 @@ use serde_json::Value;
 use crate::MAIN;
 
 pub const CASES: &[Case] = &[
+    case("ready_of_two_ways_is_restored_in_both", ready)
+        .on(MAIN)
+        .ours(),
     case("start_of_two_runtimes_ends_with_a_line_of_json", start).ours(),
     case("exec_of_two_runtimes_ends_with_a_line_of_json", exec)
         .on(MAIN)
@@ -45,14 +48,15 @@ fn bench(bed: &Bed, before: &[&str], args: &[&str]) -> Program {
 /// The last line, which has to be about samples that were all taken.
 #[track_caller]
 fn report(bed: &Bed, args: &[&str]) -> Value {
-    let said = bench(bed, &[], args)
-        .args(["--json"])
-        .run()
-        .succeeded()
-        .out();
+    checked(args[0], bench(bed, &[], args))
+}
+
+#[track_caller]
+fn checked(what: &str, bench: Program) -> Value {
+    let said = bench.args(["--json"]).run().succeeded().out();
     let last = said.lines().last().unwrap_or_default();
     let report: Value = serde_json::from_str(last).expect("the last line is JSON");
-    assert_eq!(report["what"], args[0], "{last}");
+    assert_eq!(report["what"], what, "{last}");
     assert_eq!(report["failures"], 0, "{last}");
     let in_order = ["p50_ms", "p90_ms", "p99_ms"].map(|key| figure(&report, key));
     assert!(in_order[0] > 0.0 && in_order.is_sorted(), "{last}");
@@ -77,6 +81,15 @@ fn has_both_sides(report: &Value) {
     let found = figure(report, "ratio_p50");
     assert!((found - expected).abs() < 0.01, "{found} for {expected}");
     assert!(figure(report, "ratio_p99") > 0.0);
+}
+
+/// A sample whose guest was booted would be a failure.
+fn ready(bed: &mut Bed) {
+    let cube = Program::new(our_programs().join("cube"));
+    let ready = cube
+        .args(["bench", "ready", "-n", "2", "--against", "no-prefault"])
+        .env("CUBE_CONFIG", bed.config());
+    has_both_sides(&checked("ready", ready));
 }
 
 fn start(bed: &mut Bed) {
@@ -117,10 +130,10 @@ fn idle(bed: &mut Bed) {
     );
 }
 
-/// The bed looks for what is left: two machines were booting, or running, or being removed. `timeout`
+/// The bed looks for what is left: two machines were starting, or running, or being removed. `timeout`
 /// sends its signal twice, as others do that pass one on.
 fn interrupted(bed: &mut Bed) {
-    let after_a_while = ["timeout", "--preserve-status", "--signal=INT", "20"];
+    let after_a_while = ["timeout", "--preserve-status", "--signal=INT", "10"];
     let burst = ["burst", "2", "--rounds", "1000"];
     let ended = bench(bed, &after_a_while, &burst).run().expect_code(130);
     assert!(

@@ -18,7 +18,7 @@ pub const CASES: &[Case] = &[
         .ours(),
 ];
 
-/// Ten boots on one emulated processor, which a busy host shares out.
+/// Ten starts on one emulated processor, which a busy host shares out; one may have to make the template.
 const BURST_LIMIT: Duration = Duration::from_secs(600);
 const BURST_BOOT_TIMEOUT: Duration = Duration::from_secs(500);
 
