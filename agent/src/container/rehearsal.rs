@@ -3,8 +3,8 @@
 //! make at a first use (caches, per-processor memory, a thread, superblocks' types, translated filters) is made
 //! before a template is saved and not after each restore.
 //!
-//! It has the shape of the usual container, but an empty file system in memory for its root, and its process
-//! ends where it would look for its program. Nothing of it is left; no name, no secret and no random number
+//! It has the shape of the usual container, but a file system in memory for its root, with nothing in it but
+//! this program, which says its version to nobody and ends. Nothing of it is left; no name, no secret and no random number
 //! that outlives it is in it. One that fails costs time later and nothing else.
 //!
 //! The host asks for it once more in the first clone of a template, to record which pages a start touches.
@@ -13,9 +13,11 @@ use std::fs;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
-use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use rustix::mount::{MountFlags, UnmountFlags, mount, mount_bind, unmount};
 use tokio::task::spawn_blocking;
+use tokio::time::timeout;
 
 use super::{Layout, Parts};
 use crate::cgroup::Cgroup;
@@ -28,20 +30,24 @@ const ID: &str = "rehearsal";
 /// What containerd asks for when a client asks for nothing.
 const SPEC: &[u8] = include_bytes!("rehearsal.json");
 
-/// All streams, as a client would want them.
+/// What is run, as [`SPEC`] names it.
+const PROGRAM: &str = "program";
+
+/// No streams: nobody would connect to them.
 const WANTED: Wanted = Wanted {
-    stdin: true,
-    stdout: true,
-    stderr: true,
+    stdin: false,
+    stdout: false,
+    stderr: false,
 };
+
+/// The longest that it may take on the slowest host; what never ends must not keep the agent from serving.
+const LIMIT: Duration = Duration::from_secs(20);
 
 /// Holds it. `layout` is where later containers will be.
 pub async fn rehearse(reaper: &Reaper, layout: &Layout) -> Result<(), AgentError> {
-    match hold(reaper, layout).await {
-        // Where it was to end: its program is a directory.
-        Err(AgentError::Spawn(SpawnError::Stage(end))) if end.ends_with("is a directory") => Ok(()),
-        Ok(()) => Err(AgentError::Broken),
-        other => other,
+    match timeout(LIMIT, hold(reaper, layout)).await {
+        Ok(result) => result,
+        Err(_elapsed) => Err(AgentError::Broken),
     }
 }
 
@@ -51,8 +57,8 @@ async fn hold(reaper: &Reaper, layout: &Layout) -> Result<(), AgentError> {
     let cgroup = Arc::new(Cgroup::create(layout.cgroup.join(ID))?);
     cgroup.apply(&parts.limits)?;
     cgroup.restrict_devices(&parts.devices)?;
-    let root = EmptyRoot::mount(layout.rootfs(ID)).await?;
-    let result = {
+    let root = Root::mount(layout.rootfs(ID)).await?;
+    let process = {
         let directory = cgroup.open()?;
         let surroundings = Surroundings {
             new: parts.namespaces.made(),
@@ -62,32 +68,44 @@ async fn hold(reaper: &Reaper, layout: &Layout) -> Result<(), AgentError> {
         };
         Process::create(reaper, &plan, surroundings, &cgroup, WANTED).await
     };
+    let result = run(process).await;
     drop(root);
     cgroup.remove().await?;
-    result?;
+    result
+}
+
+async fn run(process: Result<Process, SpawnError>) -> Result<(), AgentError> {
+    let process = process?;
+    process.start().await?;
+    process.wait().await;
     Ok(())
 }
 
-/// The empty root; gone when it is dropped.
-struct EmptyRoot(PathBuf);
+/// The root; gone when it is dropped.
+struct Root(PathBuf);
 
-impl EmptyRoot {
+impl Root {
     async fn mount(path: PathBuf) -> Result<Self, AgentError> {
         let place = path.clone();
         // On a thread, as every mount of a root: it is the one that stays for the first.
         let mounted = spawn_blocking(move || {
             fs::create_dir_all(&place)?;
-            Ok(mount("tmpfs", &place, "tmpfs", MountFlags::empty(), None)?)
+            mount("tmpfs", &place, "tmpfs", MountFlags::empty(), None)?;
+            let root = Self(place);
+            let program = root.0.join(PROGRAM);
+            fs::write(&program, "")?;
+            mount_bind(std::env::current_exe()?, &program)?;
+            Ok(root)
         });
         match mounted.await {
-            Ok(Ok(())) => Ok(Self(path)),
+            Ok(Ok(root)) => Ok(root),
             Ok(Err(error)) => Err(not_mounted(&path, error)),
             Err(_) => Err(AgentError::Broken),
         }
     }
 }
 
-impl Drop for EmptyRoot {
+impl Drop for Root {
     fn drop(&mut self) {
         let gone = unmount(&self.0, UnmountFlags::DETACH)
             .map_err(std::io::Error::from)
