@@ -15,6 +15,7 @@ use crate::error::TaskError;
 use crate::events::{Event, TaskCreate};
 use crate::guest::Machine;
 use crate::io::{Opened, Owner, Stdio};
+use crate::pod::namespaces;
 
 impl Shim {
     /// Makes the machine if there is none, the container in it, and its first process up to the point
@@ -26,12 +27,15 @@ impl Shim {
         }
         let reservation = self.reserve(&request.id)?;
         let bundle = Path::new(&request.bundle);
-        let spec_json = bundle::read_config(bundle)?;
-        let spec: Spec =
-            serde_json::from_slice(&spec_json).map_err(|source| TaskError::Payload {
-                what: "OCI runtime spec (config.json)",
-                source,
-            })?;
+        let invalid = |source| TaskError::Payload {
+            what: "OCI runtime spec (config.json)",
+            source,
+        };
+        let mut spec_json = bundle::read_config(bundle)?;
+        let spec: Spec = serde_json::from_slice(&spec_json).map_err(invalid)?;
+        if self.is_held() {
+            spec_json = namespaces::of_the_machine(&spec_json).map_err(invalid)?;
+        }
         let stdio = Stdio {
             stdin: request.stdin.clone(),
             stdout: request.stdout.clone(),
