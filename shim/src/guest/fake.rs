@@ -172,7 +172,7 @@ impl Machine for FakeMachine {
 
     async fn create_container(&self, spec: ContainerSpec) -> Result<(), ContainerError> {
         let failure = self.called("create_container", &spec.id).await;
-        self.state().spec = spec.spec_json;
+        self.state().spec = spec.oci.into_json();
         answer(failure, "set the container up").map_err(ContainerError::Guest)
     }
 
