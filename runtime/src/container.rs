@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use cube_protocol::v1::agent::BlockRoot;
-use oci_spec::runtime::Spec;
 use thiserror::Error;
 use tokio::sync::Mutex;
 
@@ -14,7 +13,7 @@ use crate::guest::{Guest, GuestError};
 use crate::hooks::{HookError, Hooks, Point};
 use crate::rootfs::{DiskSpec, RootfsError, RootfsMount};
 use crate::slots::{SlotLease, Slots};
-use crate::spec::{self, SpecError};
+use crate::spec::{self, OciSpec, SpecError};
 use crate::trace;
 use crate::vmm::{Vmm, VmmError};
 
@@ -25,8 +24,8 @@ pub struct ContainerSpec {
     pub id: String,
     /// The OCI bundle directory on the host (for hooks and their state).
     pub bundle: PathBuf,
-    /// The bundle's `config.json`, byte for byte: the agent reads what the client wrote.
-    pub spec_json: Vec<u8>,
+    /// The bundle's `config.json`: the agent reads what the client wrote.
+    pub oci: OciSpec,
     /// The root file system as containerd passed it.
     pub rootfs: Vec<RootfsMount>,
 }
@@ -55,8 +54,8 @@ impl Container {
         machine: Machine<'_>,
         asked: ContainerSpec,
     ) -> Result<Arc<Self>, ContainerError> {
-        let oci: Spec = serde_json::from_slice(&asked.spec_json).map_err(ContainerError::Json)?;
-        spec::check_container(&oci).map_err(ContainerError::Spec)?;
+        let oci = asked.oci.read();
+        spec::check_container(oci).map_err(ContainerError::Spec)?;
         let disk = DiskSpec::from_mounts(&asked.rootfs).map_err(ContainerError::Rootfs)?;
 
         let attaching = trace::stage("attach");
@@ -81,7 +80,7 @@ impl Container {
             .attach(slot.number(), disk.file, disk.read_only)
             .await;
         let container = Self {
-            hooks: Hooks::of(&oci, &asked.id, machine.vmm.pid(), &asked.bundle),
+            hooks: Hooks::of(oci, &asked.id, machine.vmm.pid(), &asked.bundle),
             id: asked.id,
             slot: Mutex::new(Some(slot)),
         };
@@ -91,7 +90,7 @@ impl Container {
         }
         drop(attaching);
 
-        if let Err(error) = container.set_up(machine, asked.spec_json, root).await {
+        if let Err(error) = container.set_up(machine, asked.oci.into_json(), root).await {
             // The first error is what the caller has to know; what the way back meets is for the log.
             if let Err(undo) = container.delete(machine).await {
                 tracing::warn!(
@@ -184,9 +183,6 @@ pub enum ContainerError {
         /// The name.
         id: String,
     },
-    /// The bundle's `config.json` is not an OCI runtime spec.
-    #[error("the container's config.json is not an OCI runtime spec")]
-    Json(#[source] serde_json::Error),
     /// The spec asks for something that a container here cannot have.
     #[error("the container's spec cannot be met")]
     Spec(#[source] SpecError),
@@ -228,7 +224,6 @@ impl ContainerError {
         match self {
             ContainerError::Exists { .. } => Kind::AlreadyExists,
             ContainerError::Unknown { .. } => Kind::NotFound,
-            ContainerError::Json(_) => Kind::InvalidArgument,
             ContainerError::Spec(source) => source.kind(),
             ContainerError::Rootfs(source) => source.kind(),
             ContainerError::NoSlot => Kind::ResourceExhausted,

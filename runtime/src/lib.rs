@@ -63,6 +63,6 @@ pub use process::{Command, Exit, Process, SpawnError};
 pub use reap::reap;
 pub use rootfs::RootfsMount;
 pub use sandbox::{CreateError, DestroyError, GuestPid, Sandbox, Stats};
-pub use spec::{SandboxSpec, SpecError};
+pub use spec::{OciSpec, SandboxSpec, SpecError};
 pub use vmm::VmmError;
 pub use vsock::DialError;

@@ -31,6 +31,31 @@ const POD_MEMORY: &str = "io.kubernetes.cri.sandbox-memory";
 const POD_CPU_QUOTA: &str = "io.kubernetes.cri.sandbox-cpu-quota";
 const POD_CPU_PERIOD: &str = "io.kubernetes.cri.sandbox-cpu-period";
 
+/// The OCI runtime spec of a container: read once, and kept as the client wrote it for the agent to read.
+#[derive(Clone, Debug)]
+pub struct OciSpec {
+    json: Vec<u8>,
+    read: Spec,
+}
+
+impl OciSpec {
+    /// Reads a bundle's `config.json`.
+    pub fn parse(json: Vec<u8>) -> serde_json::Result<Self> {
+        let read = serde_json::from_slice(&json)?;
+        Ok(Self { json, read })
+    }
+
+    /// What it says.
+    pub fn read(&self) -> &Spec {
+        &self.read
+    }
+
+    /// Byte for byte what was parsed.
+    pub fn into_json(self) -> Vec<u8> {
+        self.json
+    }
+}
+
 /// What a sandbox is to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SandboxSpec {

@@ -87,7 +87,8 @@ impl Vmm {
             .stderr(log_too)
             .env_clear()
             .envs(kept)
-            .current_dir("/")
+            // No `current_dir`: the jail has its own, and a static program would have to fork for it, which
+            // copies the page tables, where it can do with posix_spawn(3) otherwise.
             // Signals that a terminal sends to the parent's group are not meant for it.
             .process_group(0)
             .spawn()

@@ -101,7 +101,7 @@ pub enum TaskError {
     Spec(#[from] SpecError),
     /// The machine could not be made.
     #[error(transparent)]
-    Machine(#[from] CreateError),
+    Machine(Box<CreateError>),
     /// The container could not be made or removed.
     #[error(transparent)]
     Container(#[from] ContainerError),
@@ -183,6 +183,13 @@ fn of_kind(kind: Kind) -> Code {
         Kind::DeadlineExceeded => Code::DEADLINE_EXCEEDED,
         Kind::Unavailable => Code::UNAVAILABLE,
         Kind::Internal => Code::INTERNAL,
+    }
+}
+
+impl From<CreateError> for TaskError {
+    fn from(error: CreateError) -> Self {
+        // By far the largest of them.
+        TaskError::Machine(Box::new(error))
     }
 }
 

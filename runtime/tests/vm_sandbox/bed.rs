@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command as Program;
 
 use cube_runtime::doctor::{self, Check, Status};
-use cube_runtime::{Config, ContainerSpec, RootfsMount, Sandbox, SandboxKey, SandboxSpec};
+use cube_runtime::{Config, ContainerSpec, OciSpec, RootfsMount, Sandbox, SandboxKey, SandboxSpec};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -148,7 +148,7 @@ impl Bed {
         ContainerSpec {
             id: id.into(),
             bundle: self.path().into(),
-            spec_json: spec.to_string().into_bytes(),
+            oci: OciSpec::parse(spec.to_string().into_bytes()).unwrap(),
             rootfs: vec![RootfsMount {
                 kind: "ext4".into(),
                 source: disk.to_str().unwrap().into(),

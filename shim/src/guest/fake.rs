@@ -38,6 +38,8 @@ struct State {
     stuck: Option<(&'static str, Arc<Notify>)>,
     processes: BTreeMap<(String, String), FakeProcess>,
     stats: Stats,
+    /// The spec of the last container.
+    spec: Vec<u8>,
 }
 
 /// One process.
@@ -71,6 +73,11 @@ impl FakeMachine {
     /// What [`Machine::stats`] answers.
     pub fn set_stats(&self, stats: Stats) {
         self.state().stats = stats;
+    }
+
+    /// What the guest was told of its last container.
+    pub fn spec(&self) -> Vec<u8> {
+        self.state().spec.clone()
     }
 
     /// Reports one lack of memory.
@@ -165,6 +172,7 @@ impl Machine for FakeMachine {
 
     async fn create_container(&self, spec: ContainerSpec) -> Result<(), ContainerError> {
         let failure = self.called("create_container", &spec.id).await;
+        self.state().spec = spec.oci.into_json();
         answer(failure, "set the container up").map_err(ContainerError::Guest)
     }
 

@@ -22,6 +22,7 @@ use crate::guest::Machine;
 use crate::task::Shim;
 
 mod config;
+pub mod namespaces;
 mod service;
 #[cfg(test)]
 mod tests;

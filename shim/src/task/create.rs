@@ -6,8 +6,7 @@ use std::sync::Arc;
 
 use containerd_shim_protos::api::{CreateTaskRequest, Mount};
 use containerd_shim_protos::events::task::TaskIO;
-use cube_runtime::{Command, ContainerError, ContainerSpec, RootfsMount, SandboxSpec};
-use oci_spec::runtime::Spec;
+use cube_runtime::{Command, ContainerError, ContainerSpec, OciSpec, RootfsMount, SandboxSpec};
 
 use super::{Container, Shim};
 use crate::bundle;
@@ -15,6 +14,7 @@ use crate::error::TaskError;
 use crate::events::{Event, TaskCreate};
 use crate::guest::Machine;
 use crate::io::{Opened, Owner, Stdio};
+use crate::pod::namespaces;
 
 impl Shim {
     /// Makes the machine if there is none, the container in it, and its first process up to the point
@@ -26,12 +26,20 @@ impl Shim {
         }
         let reservation = self.reserve(&request.id)?;
         let bundle = Path::new(&request.bundle);
-        let spec_json = bundle::read_config(bundle)?;
-        let spec: Spec =
-            serde_json::from_slice(&spec_json).map_err(|source| TaskError::Payload {
-                what: "OCI runtime spec (config.json)",
-                source,
-            })?;
+        let invalid = |source| TaskError::Payload {
+            what: "OCI runtime spec (config.json)",
+            source,
+        };
+        let mut spec_json = bundle::read_config(bundle)?;
+        if self.is_held() {
+            spec_json = namespaces::of_the_machine(&spec_json).map_err(invalid)?;
+        }
+        let spec = ContainerSpec {
+            id: request.id.clone(),
+            bundle: bundle.to_owned(),
+            oci: OciSpec::parse(spec_json).map_err(invalid)?,
+            rootfs: request.rootfs.iter().map(rootfs_mount).collect(),
+        };
         let stdio = Stdio {
             stdin: request.stdin.clone(),
             stdout: request.stdout.clone(),
@@ -40,11 +48,12 @@ impl Shim {
         };
         // Before the machine: it is quick, and the likeliest part of a request to be wrong.
         let opened = stdio.open(self.owner(&request.id)).await?;
-        let wishes = || Ok(SandboxSpec::from_oci(self.key(), &spec, self.config())?);
+        let oci = spec.oci.read();
+        let wishes = || Ok(SandboxSpec::from_oci(self.key(), oci, self.config())?);
         let (machine, own) = self.machine(wishes).await?;
 
         match self
-            .create_in(&machine, &request, spec_json, stdio, opened)
+            .create_in(&machine, &request, spec, stdio, opened)
             .await
         {
             Ok(container) => {
@@ -63,17 +72,11 @@ impl Shim {
         &self,
         machine: &Arc<dyn Machine>,
         request: &CreateTaskRequest,
-        spec_json: Vec<u8>,
+        spec: ContainerSpec,
         stdio: Stdio,
         opened: Opened,
     ) -> Result<Arc<Container>, TaskError> {
         let bundle = Path::new(&request.bundle);
-        let spec = ContainerSpec {
-            id: request.id.clone(),
-            bundle: bundle.to_owned(),
-            spec_json,
-            rootfs: request.rootfs.iter().map(rootfs_mount).collect(),
-        };
         machine.create_container(spec).await?;
         let (stdin, stdout, stderr) = opened.wanted();
         let command = Command {

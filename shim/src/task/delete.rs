@@ -85,9 +85,9 @@ impl Shim {
         Ok(())
     }
 
-    /// Ends the shim, unless somebody still needs it.
+    /// Ends the shim, unless somebody still needs it; at once, or when a Create that is under way is over.
     pub async fn do_shutdown(&self) -> Result<(), TaskError> {
-        if !self.tasks().is_empty() || self.is_held() {
+        if self.defers_shutdown() {
             return Ok(());
         }
         let ended = self.end_machine().await;

@@ -54,6 +54,8 @@ pub struct Shim {
     tasks: Mutex<BTreeMap<String, Slot>>,
     /// Whether the sandbox API keeps the machine, with or without tasks in it.
     held: AtomicBool,
+    /// Whether a Shutdown came while nothing but names was there; changed with `tasks` locked.
+    shutdown_owed: AtomicBool,
     stopping: watch::Sender<bool>,
 }
 
@@ -92,6 +94,7 @@ impl Shim {
             machine: AsyncMutex::new(None),
             tasks: Mutex::default(),
             held: AtomicBool::new(false),
+            shutdown_owed: AtomicBool::new(false),
             stopping: watch::Sender::new(false),
         }
     }
@@ -216,6 +219,17 @@ impl Shim {
         self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether a Shutdown has to wait: for a task, whose end brings another, or for one that is being made,
+    /// whose end brings none.
+    fn defers_shutdown(&self) -> bool {
+        let tasks = self.tasks();
+        let reserved = |slot: &Slot| matches!(slot, Slot::Reserved);
+        if !tasks.is_empty() && tasks.values().all(reserved) {
+            self.shutdown_owed.store(true, Ordering::Relaxed);
+        }
+        !tasks.is_empty() || self.is_held()
+    }
+
     /// Takes a name; gives it back when dropped unfilled.
     fn reserve<'a>(&'a self, id: &'a str) -> Result<Reservation<'a>, TaskError> {
         let mut tasks = self.tasks();
@@ -227,6 +241,8 @@ impl Shim {
     }
 }
 
+/// A name that is taken. A Shutdown that came meanwhile is carried out when it is given back or filled:
+/// containerd, whose client has gone away, asks once and does not wait for a Create that is under way.
 struct Reservation<'a> {
     shim: &'a Shim,
     id: &'a str,
@@ -234,9 +250,14 @@ struct Reservation<'a> {
 
 impl Reservation<'_> {
     fn fill(self, container: Arc<Container>) {
-        self.shim
-            .tasks()
-            .insert(self.id.to_owned(), Slot::Filled(container));
+        let mut tasks = self.shim.tasks();
+        tasks.insert(self.id.to_owned(), Slot::Filled(container));
+        let owed = self.shim.shutdown_owed.swap(false, Ordering::Relaxed);
+        // Without a task the sandbox's own one can only have been given up. A further one of a pod has
+        // clients of its own: the Shutdown was another's, and another comes with its end.
+        if owed && self.id == self.shim.identity.sandbox {
+            self.shim.stop();
+        }
     }
 }
 
@@ -245,6 +266,10 @@ impl Drop for Reservation<'_> {
         let mut tasks = self.shim.tasks();
         if let Some(Slot::Reserved) = tasks.get(self.id) {
             tasks.remove(self.id);
+            let owed = self.shim.shutdown_owed.load(Ordering::Relaxed);
+            if owed && tasks.is_empty() && !self.shim.is_held() {
+                self.shim.stop();
+            }
         }
     }
 }

@@ -97,3 +97,30 @@ async fn a_command_that_is_not_there_fails_its_start() {
     fixture.shim.do_delete("t1", "").await.unwrap();
     assert_eq!(fixture.told(), ["create", "exit", "delete"]);
 }
+
+/// CRI's spec for a container of a pod, shortened.
+const POD_SPEC: &str = r#"{
+    "ociVersion": "1.1.0",
+    "process": {"user": {"uid": 0, "gid": 0}, "args": ["true"], "cwd": "/"},
+    "root": {"path": "rootfs"},
+    "linux": {"namespaces": [
+        {"type": "pid"}, {"type": "mount"},
+        {"type": "uts", "path": "/proc/77/ns/uts"}, {"type": "network", "path": "/proc/77/ns/net"}
+    ]}
+}"#;
+
+#[tokio::test]
+async fn a_container_shares_with_the_pods_first_one_or_with_the_machine_that_is_the_pod() {
+    let names_uts = async |held: bool| {
+        let fixture = Fixture::new();
+        fixture.shim.hold(held);
+        let request = fixture.request("t1");
+        fs::write(fixture.dir.path().join("t1/config.json"), POD_SPEC).unwrap();
+        fixture.shim.do_create(request).await.unwrap();
+        let spec = String::from_utf8(fixture.machine.spec()).unwrap();
+        assert!(spec.contains("/proc/77/ns/net"), "{spec}");
+        spec.contains("/proc/77/ns/uts")
+    };
+    assert!(names_uts(false).await);
+    assert!(!names_uts(true).await);
+}

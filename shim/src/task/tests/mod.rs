@@ -22,6 +22,7 @@ mod control;
 mod create;
 mod exec;
 mod life;
+mod shutdown;
 
 const SOON: Duration = Duration::from_secs(10);
 
