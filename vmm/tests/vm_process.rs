@@ -142,7 +142,7 @@ fn a_machine_outside_the_limits_is_refused_and_can_be_asked_for_again() {
     );
     assert_eq!(
         refusal(machine.client.pause()),
-        "the VMM could not pause: there is no machine yet; it has to be booted first"
+        "the VMM could not pause: there is no machine yet; it has to be booted or restored first"
     );
     machine.boot(Guest::code(&IDLE)).unwrap();
     assert_eq!(
