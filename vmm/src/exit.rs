@@ -16,7 +16,7 @@ pub enum ExitReason {
     Stopped = 0,
     /// The process was started without a control socket on descriptor 0, or with wrong arguments.
     Usage = 2,
-    /// The machine could not be built or jailed; the reply to `boot` said why.
+    /// The machine could not be built or jailed; the reply to `boot` or `restore` said why.
     BootFailed = 10,
     /// The guest asked for a reset. A panic of the guest kernel ends so too (`panic=-1`).
     GuestReset = 11,

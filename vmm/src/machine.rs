@@ -178,7 +178,11 @@ impl Machine {
         }
         self.gate.turn(Wanted::Stand, || self.kick());
         self.gate.wait_until_all_stand();
-        self.stood_at = Some(self.vm.save_clock()?);
+        let clock = self.vm.save_clock().inspect_err(|_| {
+            // As it was: a machine that cannot be resumed rightly is not paused.
+            self.gate.turn(Wanted::Run, || {});
+        })?;
+        self.stood_at = Some(clock);
         Ok(())
     }
 

@@ -13,8 +13,8 @@ use super::message::{Reply, Request, Stats};
 use super::packet::{self, PacketError};
 use crate::config::{BootConfig, RestoreConfig};
 
-/// How long a VMM may take to answer. The slowest answer is boot's: it waits for KVM to make
-/// the machine, 0.4 ms on hardware and 100 ms under emulation, and for nothing in the guest.
+/// How long a VMM may take to answer. The slowest answer is save's, which writes the memory that the
+/// guest has touched: up to 3 s for a template under emulation. None waits for anything in the guest.
 pub const REPLY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Everything a machine is made of, as open files.
