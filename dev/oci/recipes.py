@@ -5,6 +5,8 @@
     python    Debian's python3 with its standard library, and busybox for everything else
     layers    busybox and two more layers that change, remove and replace what is below them
     foreign   an image for another architecture, which has to be refused with a clear word
+
+The two that E2B's SDKs ask for are in `e2b`.
 """
 
 import shutil
@@ -15,6 +17,7 @@ from pathlib import Path
 
 from debs.suite import Suite, host_sources
 
+from . import e2b
 from .archive import image
 from .layer import Layer
 
@@ -89,7 +92,7 @@ def foreign():
     return image("docker.io/library/foreign:latest", [layer], ["sh"], architecture="arm64")
 
 
-RECIPES = {recipe.__name__: recipe for recipe in (busybox, python, layers, foreign)}
+RECIPES = {recipe.__name__: recipe for recipe in (busybox, python, layers, foreign)} | e2b.RECIPES
 
 
 def shell(binaries="bin"):
