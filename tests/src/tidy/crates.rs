@@ -24,7 +24,7 @@ const OURS: [(&str, &[&str]); 14] = [
     ("cube-agent", &["cube-protocol"]),
     (
         "cube-runtime",
-        &["cube-protocol", "cube-snapshot", "cube-vmm"],
+        &["cube-net", "cube-protocol", "cube-snapshot", "cube-vmm"],
     ),
     ("containerd-shim-cube-v1", &["cube-runtime"]),
     ("cube-cli", &["cube-runtime", "cube-vmm"]),
@@ -51,7 +51,7 @@ const HTTP: [&str; 9] = [
 const ASYNC: [&str; 6] = ["tokio", "async-std", "smol", "protobuf", "prost", "ttrpc"];
 
 /// Crate, the rule, and what it may not link, however indirectly.
-const BANS: [(&str, &str, &[&str]); 11] = [
+const BANS: [(&str, &str, &[&str]); 12] = [
     ("cube-hv", "no-runtime-in-the-vmm", &ASYNC),
     ("cube-virtio", "no-runtime-in-the-vmm", &ASYNC),
     ("cube-snapshot", "no-runtime-in-the-vmm", &ASYNC),
@@ -60,6 +60,7 @@ const BANS: [(&str, &str, &[&str]); 11] = [
     ("cube-virtio", "kept-out", &HTTP),
     ("cube-vmm", "kept-out", &HTTP),
     ("cube-agent", "kept-out", &HTTP),
+    ("cube-net", "kept-out", &HTTP),
     ("cube-runtime", "kept-out", &HTTP),
     ("containerd-shim-cube-v1", "kept-out", &HTTP),
     ("cube-snapshotter", "kept-out", &["ttrpc"]),

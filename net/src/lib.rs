@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The host's side of a sandbox's network.
+//!
+//! A client (a CNI plug-in, docker, nerdctl) furnishes a network namespace with interfaces. Here they
+//! are found, and each is tied to a tap that the sandbox's machine holds the other end of, so that the
+//! guest takes the interface's place: its hardware address, its addresses, its routes.
+//!
+//! ```text
+//!  the client's network ── eth0 ══ nftables, netdev family ══ cube0 ── cube-vmm ── the guest's eth0
+//!                                  wiring and policy in one table
+//! ```
+//!
+//! All of it is netlink from within this process: nothing is executed, no daemon is asked. It makes no
+//! taps (`cube_vmm::tap` does), knows neither machines nor guests, and is called by `cube-runtime` alone.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`netlink`] | one blocking exchange with the kernel after the other |
+//! | [`wire`] | namespaces; what is in them; taps brought up; interfaces watched |
+
+pub mod netlink;
+pub mod wire;
