@@ -16,7 +16,10 @@
 //! | module | what |
 //! |---|---|
 //! | [`netlink`] | one blocking exchange with the kernel after the other |
+//! | [`table`] | wiring interfaces to taps, in one transaction |
 //! | [`wire`] | namespaces; what is in them; taps brought up; interfaces watched |
 
 pub mod netlink;
+mod nft;
+pub mod table;
 pub mod wire;

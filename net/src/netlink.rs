@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! rtnetlink (rtnetlink(7)) over a blocking socket: requests go out, several in one datagram, and
-//! everything that they bring comes back before the call returns.
+//! rtnetlink (rtnetlink(7)) and netfilter's netlink over blocking sockets: requests go out, several in one
+//! datagram, and everything that they bring comes back before the call returns.
 //!
 //! A socket belongs to the network namespace of the thread that opened it, for good. It is not
 //! asynchronous on purpose: the kernel has answered when `send` returns, and what is left is to read it.
@@ -12,7 +12,11 @@ use netlink_packet_core::{
     NetlinkMessage, NetlinkPayload, NlasIterator,
 };
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+use netlink_sys::{
+    Socket, SocketAddr,
+    protocols::{NETLINK_NETFILTER, NETLINK_ROUTE},
+};
+use rustix::net::RecvFlags;
 use thiserror::Error;
 
 /// Longest datagram of the kernel: a dump's parts have at most 32 KiB (`netlink_dump`).
@@ -83,52 +87,89 @@ impl Route {
     }
 
     fn send(&self, datagram: &[u8]) -> Result<(), NetlinkError> {
-        match self.socket.send(datagram, 0) {
-            Ok(sent) if sent == datagram.len() => Ok(()),
-            Ok(_) => Err(NetlinkError::Send(io::ErrorKind::WriteZero.into())),
-            Err(source) => Err(NetlinkError::Send(source)),
-        }
+        send(&self.socket, datagram)
     }
 
-    /// Reads until the last of these requests is acknowledged or its dump is over.
     fn receive(&self, first: u32, last: u32) -> Result<Vec<RouteNetlinkMessage>, NetlinkError> {
-        let mut answers = Vec::new();
-        let mut failed = None;
-        loop {
-            let datagram = receive(&self.socket).map_err(NetlinkError::Receive)?;
-            for message in messages(&datagram) {
-                let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(message?)
-                    .map_err(NetlinkError::Decode)?;
-                let sequence = message.header.sequence_number;
-                // What an earlier call gave up on is not an answer to this one.
-                if sequence.wrapping_sub(first) > last.wrapping_sub(first) {
-                    continue;
+        answers(&self.socket, first, last)
+    }
+}
+
+/// A socket of netfilter.
+#[derive(Debug)]
+pub(crate) struct Netfilter {
+    socket: Socket,
+}
+
+impl Netfilter {
+    /// Opens one in the calling thread's network namespace.
+    pub(crate) fn open() -> Result<Self, NetlinkError> {
+        let socket = connect(NETLINK_NETFILTER).map_err(NetlinkError::Open)?;
+        Ok(Self { socket })
+    }
+
+    /// Sends a transaction whose messages are numbered from 0 on, and waits for its outcome. `last` is the number
+    /// of the last message that asks for an acknowledgement.
+    pub(crate) fn commit(&self, transaction: &[u8], last: u32) -> Result<(), NetlinkError> {
+        send(&self.socket, transaction)?;
+        answers(&self.socket, 0, last).map(|_| ())
+    }
+}
+
+fn send(socket: &Socket, datagram: &[u8]) -> Result<(), NetlinkError> {
+    match socket.send(datagram, 0) {
+        Ok(sent) if sent == datagram.len() => Ok(()),
+        Ok(_) => Err(NetlinkError::Send(io::ErrorKind::WriteZero.into())),
+        Err(source) => Err(NetlinkError::Send(source)),
+    }
+}
+
+/// Reads until the last of these requests is acknowledged or its dump is over.
+fn answers(
+    socket: &Socket,
+    first: u32,
+    last: u32,
+) -> Result<Vec<RouteNetlinkMessage>, NetlinkError> {
+    let mut answers = Vec::new();
+    let mut failed = None;
+    loop {
+        let datagram = match receive(socket) {
+            Ok(datagram) => datagram,
+            // There is no more: a transaction that was refused as a whole has no other answer.
+            Err(source) => return Err(failed.unwrap_or(NetlinkError::Receive(source))),
+        };
+        for message in messages(&datagram) {
+            let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(message?)
+                .map_err(NetlinkError::Decode)?;
+            let sequence = message.header.sequence_number;
+            // What an earlier call gave up on is not an answer to this one.
+            if sequence.wrapping_sub(first) > last.wrapping_sub(first) {
+                continue;
+            }
+            let ended = match message.payload {
+                NetlinkPayload::InnerMessage(answer) => {
+                    answers.push(answer);
+                    false
                 }
-                let ended = match message.payload {
-                    NetlinkPayload::InnerMessage(answer) => {
-                        answers.push(answer);
-                        false
+                NetlinkPayload::Error(answer) => {
+                    if let Some(refused) = refusal(&answer) {
+                        failed.get_or_insert(refused);
                     }
-                    NetlinkPayload::Error(answer) => {
-                        if let Some(refused) = refusal(&answer) {
-                            failed.get_or_insert(refused);
-                        }
-                        true
-                    }
-                    NetlinkPayload::Done(done) if done.code != 0 => {
-                        let source = io::Error::from_raw_os_error(done.code.saturating_neg());
-                        failed.get_or_insert(NetlinkError::Refused {
-                            words: String::new(),
-                            source,
-                        });
-                        true
-                    }
-                    NetlinkPayload::Done(_) => true,
-                    _ => false,
-                };
-                if ended && sequence == last {
-                    return failed.map_or(Ok(answers), Err);
+                    true
                 }
+                NetlinkPayload::Done(done) if done.code != 0 => {
+                    let source = io::Error::from_raw_os_error(done.code.saturating_neg());
+                    failed.get_or_insert(NetlinkError::Refused {
+                        words: String::new(),
+                        source,
+                    });
+                    true
+                }
+                NetlinkPayload::Done(_) => true,
+                _ => false,
+            };
+            if ended && sequence == last {
+                return failed.map_or(Ok(answers), Err);
             }
         }
     }
@@ -145,19 +186,16 @@ fn connect(protocol: isize) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// One datagram, whole.
-pub(crate) fn receive(socket: &Socket) -> io::Result<Vec<u8>> {
+/// One datagram, whole. The kernel has answered when `send` is over, so there is no waiting.
+fn receive(socket: &Socket) -> io::Result<Vec<u8>> {
+    // With TRUNC the true length is told.
+    let flags = RecvFlags::TRUNC | RecvFlags::DONTWAIT;
     let mut datagram = Vec::with_capacity(DATAGRAM);
-    let length = socket.recv(&mut datagram, rustix_trunc())?;
+    let length = socket.recv(&mut datagram, flags.bits().cast_signed())?;
     if length > datagram.len() {
         return Err(io::Error::other("a message of the kernel is too long"));
     }
     Ok(datagram)
-}
-
-/// `MSG_TRUNC`: `recv` tells the true length.
-fn rustix_trunc() -> i32 {
-    rustix::net::RecvFlags::TRUNC.bits().cast_signed()
 }
 
 /// The messages of a datagram.

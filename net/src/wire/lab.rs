@@ -74,6 +74,13 @@ impl Lab {
         self.make(Message::SetLink(link));
     }
 
+    /// Gives an interface a hardware address.
+    pub(crate) fn mac(&mut self, name: &str, mac: [u8; 6]) {
+        let mut link = named(name);
+        link.attributes.push(LinkAttribute::Address(mac.to_vec()));
+        self.make(Message::SetLink(link));
+    }
+
     /// Moves an interface into another namespace, where it is down.
     pub(crate) fn give(&mut self, name: &str, to: &Namespace) {
         use std::os::fd::{AsFd, AsRawFd};

@@ -10,14 +10,16 @@
 //! that knows nothing but the namespace.
 
 mod namespace;
+mod pair;
 mod scan;
 mod tap;
 mod watch;
 
 #[cfg(test)]
-mod lab;
+pub(crate) mod lab;
 
 pub use namespace::{Identity, Namespace, NamespaceError};
+pub use pair::Pair;
 pub use scan::{Address, Found, Interface, MAX_INTERFACES, Neighbour, Route, ScanError, scan};
 pub use tap::{TapError, raise, raise_loopback, tap_name};
 pub use watch::{LinkWatch, WatchError};

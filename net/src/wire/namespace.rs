@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -37,16 +37,22 @@ impl Namespace {
             path: path.into(),
             source,
         };
-        let file = File::open(path).map_err(failed)?;
-        // A namespace that was removed leaves an empty file behind for a moment.
-        let kind = rustix::fs::fstatfs(&file).map_err(|errno| failed(errno.into()))?;
-        if kind.f_type != NSFS_MAGIC {
-            return Err(failed(io::Error::other("it is not a namespace")));
-        }
-        Ok(Self {
+        let none = || failed(io::Error::other("it is not a namespace"));
+        Self::find(path).map_err(failed)?.ok_or_else(none)
+    }
+
+    /// The same where it may be gone: then nothing is at the path, or for a moment the empty file that it
+    /// was mounted on.
+    pub fn find(path: &Path) -> io::Result<Option<Self>> {
+        let file = match File::open(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            other => other?,
+        };
+        let is_one = rustix::fs::fstatfs(&file)?.f_type == NSFS_MAGIC;
+        Ok(is_one.then(|| Self {
             path: path.into(),
             file,
-        })
+        }))
     }
 
     /// Where it was found.
@@ -89,6 +95,12 @@ impl Namespace {
                 Err(panic) => std::panic::resume_unwind(panic),
             }
         })
+    }
+}
+
+impl From<Namespace> for OwnedFd {
+    fn from(namespace: Namespace) -> Self {
+        namespace.file.into()
     }
 }
 
@@ -143,6 +155,17 @@ mod tests {
         let error = Namespace::open(file.path()).unwrap_err();
         let path = file.path().display().to_string();
         assert!(error.to_string().contains(&path), "{error}");
+    }
+
+    #[test]
+    fn one_that_is_gone_is_not_found_and_not_opened() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("gone");
+        assert!(Namespace::find(&path).unwrap().is_none());
+        let error = Namespace::open(&path).unwrap_err();
+        assert!(error.to_string().contains("gone"), "{error}");
+        std::fs::write(&path, "").unwrap();
+        assert!(Namespace::find(&path).unwrap().is_none());
     }
 
     #[test]
