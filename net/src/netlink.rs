@@ -5,11 +5,12 @@
 //! A socket belongs to the network namespace of the thread that opened it, for good. It is not
 //! asynchronous on purpose: the kernel has answered when `send` returns, and what is left is to read it.
 
+use std::convert::Infallible;
 use std::io;
 
 use netlink_packet_core::{
-    DecodeError, ErrorMessage, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkBuffer, NetlinkHeader,
-    NetlinkMessage, NetlinkPayload, NlasIterator,
+    DecodeError, ErrorMessage, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkBuffer,
+    NetlinkDeserializable, NetlinkHeader, NetlinkMessage, NetlinkPayload, NlasIterator,
 };
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::{
@@ -112,7 +113,18 @@ impl Netfilter {
     /// of the last message that asks for an acknowledgement.
     pub(crate) fn commit(&self, transaction: &[u8], last: u32) -> Result<(), NetlinkError> {
         send(&self.socket, transaction)?;
-        answers(&self.socket, 0, last).map(|_| ())
+        answers::<Unread>(&self.socket, 0, last).map(|_| ())
+    }
+}
+
+/// An answer that matters only by being there.
+struct Unread;
+
+impl NetlinkDeserializable for Unread {
+    type Error = Infallible;
+
+    fn deserialize(_: &NetlinkHeader, _: &[u8]) -> Result<Self, Infallible> {
+        Ok(Self)
     }
 }
 
@@ -125,11 +137,11 @@ fn send(socket: &Socket, datagram: &[u8]) -> Result<(), NetlinkError> {
 }
 
 /// Reads until the last of these requests is acknowledged or its dump is over.
-fn answers(
+fn answers<A: NetlinkDeserializable>(
     socket: &Socket,
     first: u32,
     last: u32,
-) -> Result<Vec<RouteNetlinkMessage>, NetlinkError> {
+) -> Result<Vec<A>, NetlinkError> {
     let mut answers = Vec::new();
     let mut failed = None;
     loop {
@@ -139,8 +151,8 @@ fn answers(
             Err(source) => return Err(failed.unwrap_or(NetlinkError::Receive(source))),
         };
         for message in messages(&datagram) {
-            let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(message?)
-                .map_err(NetlinkError::Decode)?;
+            let message =
+                NetlinkMessage::<A>::deserialize(message?).map_err(NetlinkError::Decode)?;
             let sequence = message.header.sequence_number;
             // What an earlier call gave up on is not an answer to this one.
             if sequence.wrapping_sub(first) > last.wrapping_sub(first) {

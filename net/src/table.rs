@@ -6,6 +6,7 @@
 //! control, whose redirects come before netfilter's hook and so would go round any rule of a policy.
 //! It is replaced in one transaction: no packet sees half of it.
 
+use rustix::io::Errno;
 use thiserror::Error;
 
 use crate::netlink::NetlinkError;
@@ -44,24 +45,38 @@ const DATA_VALUE: u16 = 1;
 const FORWARD_DEVICE: u16 = 1;
 
 /// Wires pairs of the calling thread's namespace, in place of what was there.
+///
+/// A start finds no table, and is to take no longer than that: deleting one makes the kernel wait for a
+/// grace period of some milliseconds before the socket is closed (`nft_rcv_nl_event`).
 pub fn install(pairs: &[Pair]) -> Result<(), TableError> {
+    let mut batch = Batch::new();
+    batch.add_new(Kind::NewTable, Family::Netdev, |table| {
+        table.text(TABLE_NAME, TABLE);
+    });
+    match wire(batch, pairs) {
+        Err(error) if error.errno() == Some(Errno::EXIST.raw_os_error()) => replace(pairs),
+        Err(source) => Err(TableError::install(pairs, source)),
+        Ok(()) => Ok(()),
+    }
+}
+
+/// The same where there is one.
+fn replace(pairs: &[Pair]) -> Result<(), TableError> {
     let mut batch = Batch::new();
     clear(&mut batch);
     batch.add(Kind::NewTable, Family::Netdev, |table| {
-        table.text(TABLE_NAME, TABLE)
+        table.text(TABLE_NAME, TABLE);
     });
+    wire(batch, pairs).map_err(|source| TableError::install(pairs, source))
+}
+
+fn wire(mut batch: Batch, pairs: &[Pair]) -> Result<(), NetlinkError> {
     for pair in pairs {
         let interface = &pair.interface;
         redirect(&mut batch, &interface.name, pair.tap_index);
         redirect(&mut batch, &pair.tap, interface.index);
     }
-    batch.commit().map_err(|source| TableError::Install {
-        links: pairs
-            .iter()
-            .map(|pair| format!("{} to {}", pair.interface.name, pair.tap))
-            .collect(),
-        source,
-    })
+    batch.commit()
 }
 
 /// Removes the table from the calling thread's namespace, if it is there.
@@ -69,6 +84,18 @@ pub fn remove() -> Result<(), TableError> {
     let mut batch = Batch::new();
     clear(&mut batch);
     batch.commit().map_err(TableError::Remove)
+}
+
+/// Whether the calling thread's namespace has the table: for whoever wants to know what is left.
+pub fn is_installed() -> Result<bool, TableError> {
+    let asked = Batch::ask(Kind::GetTable, Family::Netdev, |table| {
+        table.text(TABLE_NAME, TABLE);
+    });
+    match asked {
+        Ok(()) => Ok(true),
+        Err(error) if error.errno() == Some(Errno::NOENT.raw_os_error()) => Ok(false),
+        Err(error) => Err(TableError::Look(error)),
+    }
 }
 
 /// Deleting what may not be there is an error before Linux 6.3; so it is made first.
@@ -129,6 +156,21 @@ pub enum TableError {
     /// It stays.
     #[error("the table could not be removed")]
     Remove(#[source] NetlinkError),
+    /// The kernel would not say.
+    #[error("the table could not be looked for")]
+    Look(#[source] NetlinkError),
+}
+
+impl TableError {
+    fn install(pairs: &[Pair], source: NetlinkError) -> Self {
+        let links = pairs
+            .iter()
+            .map(|pair| format!("{} to {}", pair.interface.name, pair.tap));
+        TableError::Install {
+            links: links.collect(),
+            source,
+        }
+    }
 }
 
 #[cfg(test)]

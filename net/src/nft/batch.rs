@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A transaction: its messages between a begin and an end, in one datagram.
 
-use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_REQUEST};
+use netlink_packet_core::{NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST};
 
 use super::Attributes;
 use crate::netlink::{Netfilter, NetlinkError};
@@ -16,7 +16,9 @@ const END: u16 = 0x11;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u16)]
 pub(crate) enum Kind {
+    /// Also where there is one.
     NewTable = 0,
+    GetTable = 1,
     DeleteTable = 2,
     NewChain = 3,
     NewRule = 6,
@@ -53,15 +55,49 @@ impl Batch {
         family: Family,
         attributes: impl FnOnce(&mut Attributes<'_>),
     ) {
+        self.add_with(0, kind, family, attributes);
+    }
+
+    fn add_with(
+        &mut self,
+        more: u16,
+        kind: Kind,
+        family: Family,
+        attributes: impl FnOnce(&mut Attributes<'_>),
+    ) {
         let flags = match kind {
-            Kind::DeleteTable => 0,
+            Kind::GetTable | Kind::DeleteTable => 0,
             Kind::NewTable | Kind::NewChain => NLM_F_CREATE,
             // Rules are in the order in which they come.
-            Kind::NewRule => NLM_F_CREATE | netlink_packet_core::NLM_F_APPEND,
+            Kind::NewRule => NLM_F_CREATE | NLM_F_APPEND,
         };
-        let flags = NLM_F_REQUEST | NLM_F_ACK | flags;
+        let flags = NLM_F_REQUEST | NLM_F_ACK | flags | more;
         let kind = NFTABLES << 8 | kind as u16;
         self.message(kind, flags, family as u8, 0, attributes);
+    }
+
+    /// Adds a change that is refused if what it makes is there already.
+    pub(crate) fn add_new(
+        &mut self,
+        kind: Kind,
+        family: Family,
+        attributes: impl FnOnce(&mut Attributes<'_>),
+    ) {
+        self.add_with(NLM_F_EXCL, kind, family, attributes);
+    }
+
+    /// Asks for one object, which no transaction can.
+    pub(crate) fn ask(
+        kind: Kind,
+        family: Family,
+        attributes: impl FnOnce(&mut Attributes<'_>),
+    ) -> Result<(), NetlinkError> {
+        let mut question = Self {
+            bytes: Vec::new(),
+            sequence: 0,
+        };
+        question.add(kind, family, attributes);
+        Netfilter::open()?.commit(&question.bytes, 0)
     }
 
     /// Has the kernel carry it out, all or nothing, in the calling thread's network namespace.

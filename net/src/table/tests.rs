@@ -4,9 +4,13 @@
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::link::LinkMessage;
 
 use super::*;
+use crate::netlink::Route;
 use crate::wire::lab::{self, Lab};
 use crate::wire::{Namespace, raise, scan};
 
@@ -150,4 +154,58 @@ fn a_refusal_names_the_links_and_leaves_what_was_there() {
         "{error}"
     );
     assert_eq!(left, 2);
+}
+
+/// How many links a namespace has.
+fn links(namespace: &Namespace) -> usize {
+    let links = RouteNetlinkMessage::GetLink(LinkMessage::default());
+    namespace
+        .run(|| Route::open().unwrap().dump(links).unwrap().len())
+        .unwrap()
+}
+
+#[test]
+fn two_hundred_namespaces_are_wired_and_none_is_left() {
+    const COUNT: usize = 200;
+    let Some(outside) = lab::namespace() else {
+        return;
+    };
+    let before = links(&outside);
+    let namespaces: Vec<_> = (0..COUNT).filter_map(|_| lab::namespace()).collect();
+    for (number, namespace) in namespaces.iter().enumerate() {
+        outside
+            .run(|| {
+                let mut lab = Lab::open();
+                lab.veth(&format!("out{number}"), "eth0", 1500);
+                lab.give("eth0", namespace);
+            })
+            .unwrap();
+        namespace
+            .run(|| {
+                let mut lab = Lab::open();
+                lab.up("eth0", true);
+                lab.veth("cube0", "far0", 1500);
+                install(&[pair()]).unwrap();
+                assert!(is_installed().unwrap());
+                // As after a crash: found by name, and again where nothing is left.
+                remove().unwrap();
+                remove().unwrap();
+                assert!(!is_installed().unwrap());
+                // A table does not keep its namespace.
+                install(&[pair()]).unwrap();
+            })
+            .unwrap();
+    }
+    assert_eq!(links(&outside), before + COUNT);
+    drop(namespaces);
+    // The end of a pair goes with the namespace of the other one, which the kernel ends in the background.
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while links(&outside) > before {
+        assert!(
+            Instant::now() < deadline,
+            "{} are left",
+            links(&outside) - before
+        );
+        thread::sleep(Duration::from_millis(20));
+    }
 }
