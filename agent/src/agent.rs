@@ -11,6 +11,7 @@ use cube_protocol::StreamHello;
 use crate::container::{self, Command, Container, Disk, Layout, Parts};
 use crate::error::AgentError;
 use crate::guest::{Claim, Machine};
+use crate::network::{self, Network};
 use crate::process::{Process, Reaper};
 
 /// Longest id: that of the stream hello.
@@ -141,6 +142,13 @@ impl Agent {
         self.container(container)?
             .create_process(&self.reaper, &self.layout, pod, command)
             .await
+    }
+
+    /// Makes the machine's network this one.
+    pub async fn configure_network(&self, network: Network) -> Result<(), AgentError> {
+        self.check_claimed()?;
+        let done = tokio::task::spawn_blocking(move || network::configure(&network)).await;
+        Ok(done.map_err(|_| AgentError::Broken)??)
     }
 
     /// Sets a container up and takes it down, where there is none yet.

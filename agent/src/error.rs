@@ -7,6 +7,7 @@ use ttrpc::Code;
 use crate::cause::{Cause, chain};
 use crate::cgroup::{CgroupError, LimitError};
 use crate::container::{RootfsError, SlotError};
+use crate::network::NetworkError;
 use crate::oci::SpecError;
 use crate::process::{ResizeError, SignalError, SpawnError, StartError};
 
@@ -128,6 +129,9 @@ pub enum AgentError {
     /// A process that was just made cannot be held on to.
     #[error("cannot open the process just started")]
     Pidfd(#[source] Cause),
+    /// The network is not what was wanted.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
     /// A call broke off; the log says more.
     #[error("the agent failed in the middle of the call")]
     Broken,
@@ -136,7 +140,9 @@ pub enum AgentError {
 impl AgentError {
     fn code(&self) -> Code {
         match self {
-            Self::Request { .. } => Code::INVALID_ARGUMENT,
+            Self::Request { .. } | Self::Network(NetworkError::Request { .. }) => {
+                Code::INVALID_ARGUMENT
+            }
             Self::Spec(SpecError::Unsupported { .. }) => Code::UNIMPLEMENTED,
             Self::Spec(_) => Code::INVALID_ARGUMENT,
             Self::Limit(LimitError::Unsupported { .. }) => Code::UNIMPLEMENTED,
@@ -163,6 +169,7 @@ impl AgentError {
             | Self::Signal(SignalError::Kill { .. })
             | Self::Resize(ResizeError::Ioctl(_))
             | Self::Pidfd(_)
+            | Self::Network(_)
             | Self::Broken => Code::INTERNAL,
         }
     }

@@ -9,9 +9,10 @@
 //! - [`guest`]: the machine: boot, identity, end. [`transport`], [`service`]: how the host reaches it.
 //! - [`agent`], [`container`], [`process`]: what there is, one level each.
 //! - [`oci`]: from a spec to a plan; [`stage`]: from a plan to a process, in the process itself.
+//! - [`network`]: interfaces in the place of a client's own.
 //! - [`cgroup`], [`seccomp`]: limits of resources and of system calls. [`sys`]: the unsafe room.
 //!
-//! Not here: images, networks, anything of the host. One thread; whatever may block for long has another.
+//! Not here: images, anything of the host. One thread; whatever may block for long has another.
 //! The host is trusted, containers are not: whatever they control (paths, files, cgroups, bytes) is resolved
 //! within their root and read within a bound. When the agent dies its kernel dies, and the machine with it.
 
@@ -22,6 +23,7 @@ pub mod container;
 pub mod error;
 pub mod guest;
 pub mod log;
+pub mod network;
 pub mod oci;
 pub mod process;
 pub mod seccomp;

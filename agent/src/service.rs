@@ -19,6 +19,7 @@ use crate::cgroup::Stats;
 use crate::container::{Command, Disk, FsType};
 use crate::error::AgentError;
 use crate::guest::Claim;
+use crate::network::Network;
 use crate::oci;
 use crate::process::Wanted;
 use crate::stage::WindowSize;
@@ -296,6 +297,17 @@ impl agent_ttrpc::Agent for Service {
     ) -> ttrpc::Result<wire::Empty> {
         self.0
             .delete_process(&request.container_id, &request.exec_id)?;
+        Ok(wire::Empty::new())
+    }
+
+    async fn configure_network(
+        &self,
+        _: &TtrpcContext,
+        request: wire::NetworkRequest,
+    ) -> ttrpc::Result<wire::Empty> {
+        let network = Network::parse(request).map_err(AgentError::from)?;
+        self.finish(async move |agent| agent.configure_network(network).await)
+            .await?;
         Ok(wire::Empty::new())
     }
 

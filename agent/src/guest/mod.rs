@@ -112,6 +112,7 @@ pub fn boot() -> Result<Layout, BootError> {
     raise_limits();
     processor::keep_to_one();
     modules::load_boot_modules()?;
+    crate::network::load()?;
     network::loopback_up().map_err(|error| BootError::Loopback(error.into()))?;
     let cgroup = PathBuf::from(mounts::CGROUP);
     cgroup::delegate(&cgroup)?;
