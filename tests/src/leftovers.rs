@@ -105,6 +105,8 @@ fn mounts() -> Vec<String> {
     table
         .lines()
         .filter_map(|line| line.split(' ').nth(4))
+        // The first namespace that is given a name makes it, and it stays (ip-netns(8)).
+        .filter(|point| *point != "/run/netns")
         .map(|point| format!("mount {point}"))
         .collect()
 }

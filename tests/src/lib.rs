@@ -9,6 +9,7 @@
 //! | [`series`] | the containerd versions, and where their programs are |
 //! | [`daemon`] | one daemon: start, log, stop, kill |
 //! | [`bed`] | containerd and snapshotter of one series in directories of their own |
+//! | [`cni`] | network namespaces, and a network of plug-ins in one |
 //! | [`ctr`] | containerd's command-line client on a bed |
 //! | [`leftovers`] | what the host has now that it did not have before |
 //! | [`terminal`], [`events`] | a terminal session; the stream of events |
@@ -18,6 +19,7 @@
 
 pub mod bed;
 pub mod bounded;
+pub mod cni;
 pub mod ctr;
 pub mod daemon;
 pub mod events;

@@ -21,5 +21,5 @@ pub(crate) mod lab;
 pub use namespace::{Identity, Namespace, NamespaceError};
 pub use pair::Pair;
 pub use scan::{Address, Found, Interface, MAX_INTERFACES, Neighbour, Route, ScanError, scan};
-pub use tap::{TapError, raise, raise_loopback, tap_name};
+pub use tap::{TapError, is_inhabited, raise, raise_loopback, tap_name};
 pub use watch::{LinkWatch, WatchError};

@@ -10,6 +10,7 @@ use netlink_packet_route::link::{
     AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute, LinkFlags, LinkMessage,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use rustix::io::Errno;
 use thiserror::Error;
 
 use crate::netlink::{NetlinkError, Request, Route};
@@ -21,6 +22,20 @@ const IPV6: &str = "/proc/net/if_inet6";
 /// the slot is enough; of two that are given the same one the second finds the name taken.
 pub fn tap_name(slot: u8) -> String {
     format!("cube{slot}")
+}
+
+/// Whether a sandbox lives in the namespace of the socket: there is a tap for the first slot.
+pub fn is_inhabited(netlink: &mut Route) -> Result<bool, TapError> {
+    let name = tap_name(0);
+    let request = Request {
+        message: RouteNetlinkMessage::GetLink(link(&name)),
+        flags: 0,
+    };
+    match netlink.exchange([request]) {
+        Ok(_) => Ok(true),
+        Err(error) if error.errno() == Some(Errno::NODEV.raw_os_error()) => Ok(false),
+        Err(source) => Err(TapError::Look { name, source }),
+    }
 }
 
 /// Gives a tap its MTU, keeps the host's own protocols off it, brings it up and returns its number. One
@@ -96,6 +111,14 @@ pub enum TapError {
         /// Why.
         source: NetlinkError,
     },
+    /// The kernel would not say.
+    #[error("the tap {name} could not be looked for")]
+    Look {
+        /// Its name.
+        name: String,
+        /// Why.
+        source: NetlinkError,
+    },
     /// The kernel did not tell a tap's number.
     #[error("the kernel does not know the tap {name}")]
     Silent {
@@ -112,6 +135,8 @@ pub enum TapError {
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, Instant};
+
     use super::*;
     use crate::wire::lab::{self, Lab};
     use crate::wire::scan;
@@ -127,16 +152,20 @@ mod tests {
             lab.up("cube0", false);
             let index = raise(&mut lab.0, "cube0", 1280).unwrap();
             assert_eq!(index, lab.index("cube0"));
-            scan(&mut lab.0).unwrap().interfaces
+            // The other end shows what there would be without, once the kernel has seen that both are up.
+            let deadline = Instant::now() + Duration::from_secs(20);
+            loop {
+                let found = scan(&mut lab.0).unwrap().interfaces;
+                let named = |name: &str| found.iter().find(|found| found.name == name).unwrap();
+                if named("far").addresses.len() == 1 {
+                    return named("cube0").clone();
+                }
+                assert!(Instant::now() < deadline, "{found:?}");
+                std::thread::sleep(Duration::from_millis(10));
+            }
         };
-        let found = namespace.run(work).unwrap();
-        let named = |name: &str| found.iter().find(|found| found.name == name).unwrap();
-        assert_eq!(
-            (named("cube0").mtu, &named("cube0").addresses[..]),
-            (1280, &[][..])
-        );
-        // The other end shows what would have been without.
-        assert_eq!(named("far").addresses.len(), 1);
+        let tap = namespace.run(work).unwrap();
+        assert_eq!((tap.mtu, &tap.addresses[..]), (1280, &[][..]));
     }
 
     #[test]
@@ -147,6 +176,20 @@ mod tests {
         let raised = namespace.run(|| raise(&mut Route::open().unwrap(), "cube3", 1500));
         let error = raised.unwrap().unwrap_err().to_string();
         assert!(error.contains("cube3"), "{error}");
+    }
+
+    #[test]
+    fn a_namespace_is_inhabited_while_the_first_tap_is_there() {
+        let Some(namespace) = lab::namespace() else {
+            return;
+        };
+        let work = || {
+            let mut lab = Lab::open();
+            let before = is_inhabited(&mut lab.0).unwrap();
+            lab.veth("cube0", "far", 1500);
+            (before, is_inhabited(&mut lab.0).unwrap())
+        };
+        assert_eq!(namespace.run(work).unwrap(), (false, true));
     }
 
     #[test]
