@@ -186,6 +186,15 @@ impl Vmm {
         self.request(move |client| client.detach(slot)).await
     }
 
+    pub(crate) async fn attach_net(&self, slot: u8, tap: OwnedFd) -> Result<(), VmmError> {
+        self.request(move |client| client.attach_net(slot, tap))
+            .await
+    }
+
+    pub(crate) async fn detach_net(&self, slot: u8) -> Result<(), VmmError> {
+        self.request(move |client| client.detach_net(slot)).await
+    }
+
     pub(crate) async fn quit(&self) -> Result<(), VmmError> {
         self.request(Client::quit).await
     }

@@ -29,6 +29,10 @@ pub const MAX_EXTRA_CMDLINE: usize = 1536;
 /// Block slots of every machine.
 pub const BLOCK_SLOTS: u8 = 8;
 
+/// Network slots of every machine: interfaces without a carrier until they are given a tap. More than
+/// one is for clients that attach a sandbox to several networks.
+pub const NET_SLOTS: u8 = 4;
+
 /// What the runtime asks for at boot.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -100,6 +104,12 @@ pub enum ConfigError {
         /// The group asked for.
         gid: u32,
     },
+    /// A network slot that no machine has.
+    #[error("network slot {asked} was named, the machine has slots 0 to {}", NET_SLOTS - 1)]
+    NetSlot {
+        /// The slot named.
+        asked: u8,
+    },
     /// A slot that no machine has.
     #[error("block slot {asked} was named, the machine has slots 0 to {}", BLOCK_SLOTS - 1)]
     Slot {
@@ -167,6 +177,31 @@ impl Slot {
 impl fmt::Display for Slot {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(out, "block slot {}", self.0)
+    }
+}
+
+/// One of the machine's network slots, checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NetSlot(u8);
+
+impl NetSlot {
+    /// Checks a slot number.
+    pub fn new(number: u8) -> Result<Self, ConfigError> {
+        if number >= NET_SLOTS {
+            return Err(ConfigError::NetSlot { asked: number });
+        }
+        Ok(Self(number))
+    }
+
+    /// The number, below [`NET_SLOTS`].
+    pub fn index(self) -> usize {
+        usize::from(self.0)
+    }
+}
+
+impl fmt::Display for NetSlot {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "network slot {}", self.0)
     }
 }
 
@@ -266,6 +301,12 @@ mod tests {
     fn slots_end_at_eight() {
         assert_eq!(Slot::new(7).unwrap().index(), 7);
         assert_eq!(Slot::new(8), Err(ConfigError::Slot { asked: 8 }));
+    }
+
+    #[test]
+    fn network_slots_end_at_four() {
+        assert_eq!(NetSlot::new(3).unwrap().index(), 3);
+        assert_eq!(NetSlot::new(4), Err(ConfigError::NetSlot { asked: 4 }));
     }
 
     #[test]

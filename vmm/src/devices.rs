@@ -6,15 +6,15 @@
 //! |---|---|
 //! | 0 | vsock |
 //! | 1 | entropy |
-//! | 2 | network |
-//! | 3 .. 10 | block slots 0 to 7 |
+//! | 2 .. 5 | network slots 0 to 3 |
+//! | 6 .. 13 | block slots 0 to 7 |
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use cube_hv::{GuestMemory, Vm, VmError};
 use cube_virtio::block::Block;
-use cube_virtio::net::Net;
+use cube_virtio::net::{Net, NetError};
 use cube_virtio::rng::Rng;
 use cube_virtio::state::{RestoreError, TransportState};
 use cube_virtio::vsock::{Vsock, VsockError};
@@ -23,19 +23,24 @@ use thiserror::Error;
 
 use crate::acpi::Window;
 use crate::bus::{Bus, Overlap};
-use crate::config::{BLOCK_SLOTS, Slot};
+use crate::config::{BLOCK_SLOTS, NET_SLOTS, NetSlot, Slot};
 use crate::io_thread::SharedDevice;
 use crate::layout;
 
+/// The number of the first network slot.
+const FIRST_NET: usize = 2;
+
 /// The number of the first block slot.
-const FIRST_SLOT: usize = 3;
+const FIRST_SLOT: usize = FIRST_NET + NET_SLOTS as usize;
 
 /// How many there are.
 const COUNT: usize = FIRST_SLOT + BLOCK_SLOTS as usize;
 
-/// The network device's address until a sandbox claims it: locally administered, the same in
-/// every machine.
-const MAC: [u8; 6] = [0x02, 0xcb, 0xe0, 0, 0, 1];
+/// The address of a network slot until a sandbox claims it: locally administered, the same in every
+/// machine.
+fn neutral_mac(slot: u8) -> [u8; 6] {
+    [0x02, 0xcb, 0xe0, 0, 0, slot]
+}
 
 /// Why the devices could not be made.
 #[derive(Debug, Error)]
@@ -43,6 +48,9 @@ pub enum DevicesError {
     /// The vsock device's own part.
     #[error("the vsock device could not be made")]
     Vsock(#[from] VsockError),
+    /// A network device's own part.
+    #[error("a network device could not be made")]
+    Net(#[from] NetError),
     /// A device's registers and events.
     #[error("a device's registers could not be made")]
     Transport(#[from] TransportError),
@@ -73,7 +81,9 @@ pub enum DevicesError {
 pub(crate) struct Devices {
     /// By number.
     all: Arc<[SharedDevice]>,
-    /// The block slots once more, by what only they can.
+    /// The network slots once more, by what only they can.
+    nets: Vec<Arc<MmioTransport<Net>>>,
+    /// The block slots, likewise.
     slots: Vec<Arc<MmioTransport<Block>>>,
 }
 
@@ -83,9 +93,15 @@ impl Devices {
         let mut all: Vec<SharedDevice> = vec![
             Arc::new(MmioTransport::new(Vsock::new(vsock)?, memory.clone())?),
             Arc::new(MmioTransport::new(Rng::new(), memory.clone())?),
-            Arc::new(MmioTransport::new(Net::new(MAC), memory.clone())?),
         ];
-        debug_assert_eq!(all.len(), FIRST_SLOT);
+        debug_assert_eq!(all.len(), FIRST_NET);
+        let mut nets = Vec::new();
+        for slot in 0..NET_SLOTS {
+            let net = Net::new(neutral_mac(slot))?;
+            let transport = Arc::new(MmioTransport::new(net, memory.clone())?);
+            nets.push(Arc::clone(&transport));
+            all.push(transport);
+        }
         let mut slots = Vec::new();
         for slot in 0..BLOCK_SLOTS {
             let transport = Arc::new(MmioTransport::new(Block::new(slot), memory.clone())?);
@@ -93,7 +109,7 @@ impl Devices {
             all.push(transport);
         }
         let all = all.into();
-        Ok(Self { all, slots })
+        Ok(Self { all, nets, slots })
     }
 
     /// Makes the saved ones; `vsock` is as in [`Devices::new`]. Connect them when the interrupt
@@ -103,32 +119,37 @@ impl Devices {
         vsock: OwnedFd,
         states: &[TransportState],
     ) -> Result<Self, DevicesError> {
-        let [vsock_state, rng_state, net_state, slot_states @ ..] = states else {
-            return Err(DevicesError::Count {
-                found: states.len(),
-            });
+        let wrong = DevicesError::Count {
+            found: states.len(),
+        };
+        let [vsock_state, rng_state, slot_states @ ..] = states else {
+            return Err(wrong);
         };
         if states.len() != COUNT {
-            return Err(DevicesError::Count {
-                found: states.len(),
-            });
+            return Err(wrong);
         }
+        let (net_states, block_states) = slot_states.split_at(NET_SLOTS.into());
         let vsock = || {
             let vsock = Vsock::restore(vsock, vsock_state.device.vsock()?)?;
             MmioTransport::restore(vsock, memory.clone(), vsock_state)
         };
         let rng = || MmioTransport::restore(Rng::new(), memory.clone(), rng_state);
-        let net = || {
-            let net = Net::restore(net_state.device.net()?);
-            MmioTransport::restore(net, memory.clone(), net_state)
-        };
         let mut all: Vec<SharedDevice> = vec![
             Arc::new(vsock().map_err(numbered(0))?),
             Arc::new(rng().map_err(numbered(1))?),
-            Arc::new(net().map_err(numbered(2))?),
         ];
+        let mut nets = Vec::new();
+        for (number, state) in (FIRST_NET..).zip(net_states) {
+            let net = || {
+                let net = Net::restore(state.device.net()?)?;
+                MmioTransport::restore(net, memory.clone(), state)
+            };
+            let transport = Arc::new(net().map_err(numbered(number))?);
+            nets.push(Arc::clone(&transport));
+            all.push(transport);
+        }
         let mut slots = Vec::new();
-        for (slot, state) in (0..).zip(slot_states) {
+        for (slot, state) in (0..).zip(block_states) {
             let block = || {
                 let block = Block::restore(slot, state.device.block()?);
                 MmioTransport::restore(block, memory.clone(), state)
@@ -139,7 +160,7 @@ impl Devices {
             all.push(transport);
         }
         let all = all.into();
-        Ok(Self { all, slots })
+        Ok(Self { all, nets, slots })
     }
 
     /// The state of each, by number. No thread may serve them meanwhile.
@@ -157,6 +178,18 @@ impl Devices {
         self.slots
             .get(slot.index())
             .expect("a slot is below the number of slots")
+    }
+
+    /// The network device of a slot.
+    pub fn net(&self, slot: NetSlot) -> &MmioTransport<Net> {
+        self.nets
+            .get(slot.index())
+            .expect("a slot is below the number of slots")
+    }
+
+    /// The number of a network slot's device.
+    pub fn number_of_net(slot: NetSlot) -> usize {
+        FIRST_NET + slot.index()
     }
 
     /// The number of a slot's device.

@@ -2,14 +2,14 @@
 //! One process that runs one microVM.
 //!
 //! The binary `cube-vmm` is this library behind a small `main`. The runtime links the library
-//! too, for five modules: [`config`] and [`control`] to ask, [`exit`] to understand the end,
-//! [`probe`] to judge the host, and [`fingerprint`] to recognise it. Start reading in `service` (the main thread) and `restore`.
+//! too, for six modules: [`config`] and [`control`] to ask, [`tap`] to make wires, [`exit`] to understand
+//! the end, [`probe`] to judge the host, and [`fingerprint`] to recognise it. Start reading in `service` (the main thread) and `restore`.
 //!
 //! ```text
 //!  runtime ── control socket ──► service ── owns ──► machine
 //!                                   ▲                  │ vCPU threads: KVM_RUN, exits -> bus -> registers
-//!                                   └──── ending ◄─────┤ device thread: vsock, entropy, network, empty slots
-//!                                                      └ disk threads: one per attached disk
+//!                                   └──── ending ◄─────┤ device thread: vsock, entropy, empty slots
+//!                                                      └ disk and net threads: one per attached disk or tap
 //! ```
 //! Deliberately absent: paths (everything arrives as an open file), an API for people, a
 //! configuration of devices, an asynchronous runtime, PCI, and `unsafe`.
@@ -40,6 +40,7 @@ mod save;
 mod serial;
 mod service;
 mod state;
+pub mod tap;
 mod vcpu;
 
 pub use cube_hv::probe;

@@ -5,19 +5,21 @@
 //!   boot.rs or restore.rs ── assemble ──► Paused ◄──────► Running ──► stop
 //!                                           └── save.rs: as files, any number of times
 //! ```
-//! Threads: one for each processor, one for all devices, and one more for each attached disk,
-//! so that a slow disk delays neither its siblings nor a container's output.
+//! Threads: one for each processor, one for all devices, and one more for each attached disk or
+//! tap, so that a slow or busy one delays neither its siblings nor a container's output.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, MutexGuard};
 
 use cube_hv::{ClockState, Kvm, Vcpu, Vm, VmError};
 use cube_virtio::block::AttachError;
+use cube_virtio::net::{self, Net};
 use thiserror::Error;
 
 use crate::bus::{Bus, Overlap, Registers};
-use crate::config::{BLOCK_SLOTS, Shape, Slot};
+use crate::config::{BLOCK_SLOTS, NetSlot, Shape, Slot};
 use crate::control::{RunState, Stats};
 use crate::devices::{Devices, DevicesError};
 use crate::end::Ending;
@@ -26,6 +28,7 @@ use crate::io_thread::IoThread;
 use crate::layout;
 use crate::power::{Keyboard, Reset, Sleep};
 use crate::serial::Console;
+use crate::tap::TapLink;
 use crate::vcpu::{Buses, VcpuThread};
 
 /// Why the parts did not become a machine.
@@ -65,6 +68,39 @@ pub enum MachineError {
         /// Why.
         #[source]
         source: io::Error,
+    },
+    /// The descriptor is no tap's.
+    #[error("{slot} was given something else than a tap")]
+    Tap {
+        /// The slot.
+        slot: NetSlot,
+        /// What the kernel says.
+        #[source]
+        source: io::Error,
+    },
+    /// The slot would not take the wire.
+    #[error("{slot} did not take the tap")]
+    AttachNet {
+        /// The slot.
+        slot: NetSlot,
+        /// Why.
+        #[source]
+        source: net::AttachError,
+    },
+    /// No thread for the wire.
+    #[error("{slot} got no thread of its own")]
+    NetThread {
+        /// The slot.
+        slot: NetSlot,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Nothing to take away.
+    #[error("{slot} has no tap")]
+    NoWire {
+        /// The slot.
+        slot: NetSlot,
     },
     /// Nothing to take out.
     #[error("{slot} holds no disk")]
@@ -115,8 +151,8 @@ pub(crate) struct Machine {
     stood_at: Option<ClockState>,
     /// Serves every device that has no thread of its own.
     io: IoThread,
-    /// The threads of the attached disks, by slot.
-    disks: [Option<IoThread>; BLOCK_SLOTS as usize],
+    /// The threads of what is attached, by the device's number.
+    own: BTreeMap<usize, IoThread>,
     ending: Ending,
 }
 
@@ -154,7 +190,7 @@ impl Machine {
             gate,
             stood_at: Some(clock),
             io,
-            disks: Default::default(),
+            own: BTreeMap::new(),
             ending: ending.clone(),
         })
     }
@@ -193,7 +229,7 @@ impl Machine {
 
     /// Waits for the work that devices have begun, and lets none work for as long as the result lives.
     pub fn hold_devices(&self) -> Vec<MutexGuard<'_, ()>> {
-        let threads = self.disks.iter().flatten().chain([&self.io]);
+        let threads = self.own.values().chain([&self.io]);
         threads.map(IoThread::hold).collect()
     }
 
@@ -208,15 +244,17 @@ impl Machine {
             .slot(slot)
             .configure(|block| block.attach(disk.into(), read_only))
             .map_err(|source| MachineError::Attach { slot, source })?;
-        self.give_own_thread(slot).map_err(|source| {
-            // As it was: nothing else has a hold on the disk yet.
-            drop(
-                self.devices
-                    .slot(slot)
-                    .configure(cube_virtio::block::Block::detach),
-            );
-            MachineError::Thread { slot, source }
-        })
+        let thread = format!("disk{}", slot.index());
+        self.give_own_thread(Devices::number_of(slot), &thread)
+            .map_err(|source| {
+                // As it was: nothing else has a hold on the disk yet.
+                drop(
+                    self.devices
+                        .slot(slot)
+                        .configure(cube_virtio::block::Block::detach),
+                );
+                MachineError::Thread { slot, source }
+            })
     }
 
     /// Takes the disk out of a slot; nothing touches its file afterwards.
@@ -226,14 +264,39 @@ impl Machine {
             .slot(slot)
             .configure(cube_virtio::block::Block::detach);
         drop(detached.ok_or(MachineError::Empty { slot })?);
-        self.take_own_thread(slot)
+        self.take_own_thread(Devices::number_of(slot))
             .map_err(|source| MachineError::Thread { slot, source })
+    }
+
+    /// Gives a network slot its wire; the guest is told that it has a carrier.
+    pub fn attach_net(&mut self, slot: NetSlot, tap: OwnedFd) -> Result<(), MachineError> {
+        let link = TapLink::new(tap).map_err(|source| MachineError::Tap { slot, source })?;
+        let net = self.devices.net(slot);
+        net.configure(|net| net.attach(Box::new(link)))
+            .map_err(|source| MachineError::AttachNet { slot, source })?;
+        let thread = format!("net{}", slot.index());
+        self.give_own_thread(Devices::number_of_net(slot), &thread)
+            .map_err(|source| {
+                // As it was.
+                self.devices.net(slot).configure(Net::detach);
+                MachineError::NetThread { slot, source }
+            })
+    }
+
+    /// Takes the wire out of a network slot; the guest is told that the carrier is gone.
+    pub fn detach_net(&mut self, slot: NetSlot) -> Result<(), MachineError> {
+        if !self.devices.net(slot).configure(Net::detach) {
+            return Err(MachineError::NoWire { slot });
+        }
+        self.take_own_thread(Devices::number_of_net(slot))
+            .map_err(|source| MachineError::NetThread { slot, source })
     }
 
     /// What the machine has done so far.
     pub fn stats(&self) -> Stats {
         let (serial_bytes, serial_dropped) = self.console.counts();
-        let attached = (0..).zip(&self.disks).filter(|(_, disk)| disk.is_some());
+        let slots = (0..BLOCK_SLOTS).filter_map(|number| Slot::new(number).ok().zip(Some(number)));
+        let attached = slots.filter(|(slot, _)| self.own.contains_key(&Devices::number_of(*slot)));
         Stats {
             state: match self.stood_at {
                 Some(_) => RunState::Paused,
@@ -242,7 +305,7 @@ impl Machine {
             vcpu_exits: self.vcpus.iter().map(VcpuThread::exits).collect(),
             serial_bytes,
             serial_dropped,
-            attached_slots: attached.map(|(slot, _)| slot).collect(),
+            attached_slots: attached.map(|(_, number)| number).collect(),
         }
     }
 
@@ -250,7 +313,7 @@ impl Machine {
     pub fn stop(self) {
         self.gate.turn(Wanted::End, || self.kick());
         self.vcpus.into_iter().for_each(VcpuThread::join);
-        self.disks.into_iter().flatten().for_each(IoThread::stop);
+        self.own.into_values().for_each(IoThread::stop);
         self.io.stop();
     }
 
@@ -258,25 +321,23 @@ impl Machine {
         self.vcpus.iter().for_each(VcpuThread::kick);
     }
 
-    fn give_own_thread(&mut self, slot: Slot) -> io::Result<()> {
-        let number = Devices::number_of(slot);
+    fn give_own_thread(&mut self, number: usize, name: &str) -> io::Result<()> {
         let devices = Arc::clone(self.devices.all());
-        let name = format!("disk{}", slot.index());
-        let own = IoThread::spawn(&name, devices, self.ending.clone())?;
+        let own = IoThread::spawn(name, devices, self.ending.clone())?;
         self.io.release(number)?;
         if let Err(error) = own.adopt(number) {
             self.io.adopt(number)?;
             return Err(error);
         }
-        self.disks[slot.index()] = Some(own);
+        self.own.insert(number, own);
         Ok(())
     }
 
-    fn take_own_thread(&mut self, slot: Slot) -> io::Result<()> {
-        if let Some(own) = self.disks[slot.index()].take() {
+    fn take_own_thread(&mut self, number: usize) -> io::Result<()> {
+        if let Some(own) = self.own.remove(&number) {
             own.stop();
         }
-        self.io.adopt(Devices::number_of(slot))
+        self.io.adopt(number)
     }
 }
 

@@ -131,6 +131,8 @@ fn answer(machine: &mut Machine, call: Call) -> Reply {
             read_only,
         } => machine.attach(slot, disk, read_only),
         Call::Detach { slot } => machine.detach(slot),
+        Call::AttachNet { slot, tap } => machine.attach_net(slot, tap),
+        Call::DetachNet { slot } => machine.detach_net(slot),
         Call::Pause => machine.pause(),
         Call::Resume => machine.resume(),
         Call::Save { files } => return answer_save(save(machine, files)),

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! KVM and guest memory: the host's only unsafe room.
+//! KVM, guest memory and tap interfaces: the host's only unsafe room.
 //!
 //! A machine is made in one order, which the types hold: [`Kvm`] (the device file, checked) ->
 //! [`memory::allocate`] -> [`Vm::new`] (memory slots first, then the interrupt controllers) ->
@@ -17,6 +17,7 @@ mod long_mode;
 pub mod memory;
 mod msr;
 pub mod probe;
+mod tap;
 mod tsc;
 mod vcpu;
 mod vm;
@@ -25,5 +26,6 @@ pub use kick::Kicker;
 pub use kvm::{Kvm, KvmError};
 pub use long_mode::{LONG_MODE_BYTES, LongMode};
 pub use memory::GuestMemory;
+pub use tap::{Tap, TapOffload};
 pub use vcpu::{Exit, RunError, Vcpu, VcpuError, VcpuState};
 pub use vm::{ClockState, IrqchipState, Vm, VmError};

@@ -92,10 +92,10 @@ mod tests {
 
     #[test]
     fn every_window_is_a_device_of_its_own() {
-        let windows: Vec<_> = (0..11).map(Window::virtio).collect();
+        let windows: Vec<_> = (0..14).map(Window::virtio).collect();
         let dsdt = dsdt(&windows);
         let count = |what: &[u8]| dsdt.windows(what.len()).filter(|at| *at == what).count();
-        assert_eq!(count(b"LNRO0005\0"), 11);
+        assert_eq!(count(b"LNRO0005\0"), 14);
         assert_eq!(count(b"VR0A"), 1);
         assert_eq!(count(b"PNP0501\0"), 1);
     }

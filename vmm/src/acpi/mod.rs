@@ -57,7 +57,7 @@ mod tests {
     use crate::layout;
 
     fn machine(vcpus: u8) -> (Vec<u8>, u64) {
-        let windows: Vec<_> = (0..11).map(Window::virtio).collect();
+        let windows: Vec<_> = (0..14).map(Window::virtio).collect();
         tables(layout::ACPI, vcpus, &windows)
     }
 

@@ -191,6 +191,16 @@ impl Client {
         self.order(&Request::Detach { slot }, &[])
     }
 
+    /// Gives an empty network slot its wire, a tap of [`crate::tap::create`].
+    pub fn attach_net(&mut self, slot: u8, tap: OwnedFd) -> Result<(), ControlError> {
+        self.order(&Request::AttachNet { slot }, &[tap.as_fd()])
+    }
+
+    /// Takes the wire out of a network slot.
+    pub fn detach_net(&mut self, slot: u8) -> Result<(), ControlError> {
+        self.order(&Request::DetachNet { slot }, &[])
+    }
+
     /// Stops all virtual processors.
     pub fn pause(&mut self) -> Result<(), ControlError> {
         self.order(&Request::Pause, &[])

@@ -53,6 +53,17 @@ pub enum Request {
         /// The slot, 0 to 7.
         slot: u8,
     },
+    /// Give a network slot its wire: the guest sees the carrier come. Descriptor: a tap, made with
+    /// `IFF_NO_PI` and `IFF_VNET_HDR`.
+    AttachNet {
+        /// The slot, 0 to 3.
+        slot: u8,
+    },
+    /// Take the wire away.
+    DetachNet {
+        /// The slot, 0 to 3.
+        slot: u8,
+    },
     /// Stop all virtual processors.
     Pause,
     /// Let them run again.
@@ -73,6 +84,8 @@ impl Request {
             Request::WorkingSet => "record the working set",
             Request::Attach { .. } => "attach",
             Request::Detach { .. } => "detach",
+            Request::AttachNet { .. } => "attach a network",
+            Request::DetachNet { .. } => "detach a network",
             Request::Pause => "pause",
             Request::Resume => "resume",
             Request::Stats => "stats",

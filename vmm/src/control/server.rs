@@ -9,7 +9,7 @@ use thiserror::Error;
 use super::client::{BootFiles, RestoreFiles, SaveFiles};
 use super::message::{Reply, Request};
 use super::packet::{self, PacketError};
-use crate::config::{BootConfig, ConfigError, RestoreConfig, Shape, Slot};
+use crate::config::{BootConfig, ConfigError, NetSlot, RestoreConfig, Shape, Slot};
 
 /// A request with its descriptors in place and its numbers checked.
 #[derive(Debug)]
@@ -55,6 +55,18 @@ pub enum Call {
     Detach {
         /// The slot.
         slot: Slot,
+    },
+    /// Give a network slot its wire.
+    AttachNet {
+        /// The slot.
+        slot: NetSlot,
+        /// The wire.
+        tap: OwnedFd,
+    },
+    /// Take it away.
+    DetachNet {
+        /// The slot.
+        slot: NetSlot,
     },
     /// Stop the processors.
     Pause,
@@ -192,6 +204,16 @@ fn call(request: Request, descriptors: Vec<OwnedFd>) -> Result<Call, CallError> 
             let [] = exactly(name, descriptors)?;
             let slot = Slot::new(slot).map_err(refused)?;
             Ok(Call::Detach { slot })
+        }
+        Request::AttachNet { slot } => {
+            let [tap] = exactly(name, descriptors)?;
+            let slot = NetSlot::new(slot).map_err(refused)?;
+            Ok(Call::AttachNet { slot, tap })
+        }
+        Request::DetachNet { slot } => {
+            let [] = exactly(name, descriptors)?;
+            let slot = NetSlot::new(slot).map_err(refused)?;
+            Ok(Call::DetachNet { slot })
         }
         Request::Pause => exactly(name, descriptors).map(|[]| Call::Pause),
         Request::Resume => exactly(name, descriptors).map(|[]| Call::Resume),

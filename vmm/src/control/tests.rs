@@ -291,6 +291,8 @@ fn the_messages_are_frozen() {
                 read_only: true,
             },
             Request::Detach { slot: 1 },
+            Request::AttachNet { slot: 0 },
+            Request::DetachNet { slot: 3 },
             Request::Pause,
             Request::Resume,
             Request::Stats,

@@ -4,14 +4,17 @@
 //! The ring itself is rust-vmm's `virtio-queue`. This adds what a hostile driver makes necessary:
 //! chains no longer than the queue, malformed ones returned unused, and one bounded loop.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{Ordering, fence};
 
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
-use vm_memory::GuestMemoryMmap;
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use crate::chain::{Chain, MemoryError, Segment, Span};
 use crate::device::Work;
 use crate::interrupt::Interrupt;
+
+/// VIRTQ_AVAIL_F_NO_INTERRUPT.
+const AVAIL_NO_INTERRUPT: u16 = 1;
 
 /// The driver broke the rules of a queue; only a reset helps.
 #[derive(Debug, thiserror::Error)]
@@ -67,12 +70,15 @@ pub struct Virtqueue {
     interrupt: Interrupt,
     /// The segment list of the last completed chain, to save an allocation per request.
     spare: Vec<Segment>,
+    /// Where the used ring was when the driver was last told, or did not want to be.
+    signalled: u16,
 }
 
 impl Virtqueue {
     /// `queue` must be valid in `memory`.
     pub(crate) fn new(queue: Queue, memory: GuestMemoryMmap, interrupt: Interrupt) -> Self {
         Self {
+            signalled: queue.next_used(),
             queue,
             memory,
             interrupt,
@@ -141,15 +147,47 @@ impl Virtqueue {
         self.give_back(head, written)
     }
 
-    /// Interrupts the driver if it waits for what was completed since the last call.
-    pub fn signal(&mut self) -> Result<(), QueueError> {
+    /// Returns several requests, each with how much of it was written, and leaves the list empty.
+    /// The driver sees none of them or all: together they are one thing to it.
+    pub fn complete_together(
+        &mut self,
+        requests: &mut Vec<(Chain, u32)>,
+    ) -> Result<(), QueueError> {
+        let Some((last, last_written)) = requests.pop() else {
+            return Ok(());
+        };
         let size = self.size();
-        let failed = |source| QueueError::Notification { size, source };
-        if self
-            .queue
-            .needs_notification(&self.memory)
-            .map_err(failed)?
-        {
+        let first = self.queue.next_used();
+        let mut next = first;
+        for (chain, written) in requests.drain(..) {
+            self.write_used(next, &chain, written)?;
+            self.spare = chain.segments;
+            next = next.wrapping_add(1);
+        }
+        // The ring shows what it has when its index moves, which is with the last one.
+        self.queue.set_next_used(next);
+        self.complete(last, last_written).inspect_err(|_| {
+            tracing::debug!(first, size, "a group of requests was not completed");
+        })
+    }
+
+    /// Interrupts the driver if it waits for what was completed since the last call (virtio 1.2,
+    /// sections 2.7.7.2 and 2.7.8). The ring's own answer counts its calls instead of its entries.
+    pub fn signal(&mut self) -> Result<(), QueueError> {
+        let now = self.queue.next_used();
+        let before = std::mem::replace(&mut self.signalled, now);
+        if now == before {
+            return Ok(());
+        }
+        // What was completed has to be seen by a driver that goes to sleep before it is asked.
+        fence(Ordering::SeqCst);
+        let wanted = if self.queue.event_idx_enabled() {
+            let event = self.read_available(4 + 2 * u64::from(self.size()))?;
+            now.wrapping_sub(event).wrapping_sub(1) < now.wrapping_sub(before)
+        } else {
+            self.read_available(0)? & AVAIL_NO_INTERRUPT == 0
+        };
+        if wanted {
             self.interrupt.used_buffer();
         }
         Ok(())
@@ -199,6 +237,34 @@ impl Virtqueue {
         let passed = self.enable_notification();
         self.queue.set_next_avail(next);
         passed
+    }
+
+    /// A field of the available ring.
+    fn read_available(&self, offset: u64) -> Result<u16, QueueError> {
+        let size = self.size();
+        let at = GuestAddress(self.queue.avail_ring().wrapping_add(offset));
+        self.memory
+            .load::<u16>(at, Ordering::Relaxed)
+            .map(u16::from_le)
+            .map_err(|source| QueueError::Notification {
+                size,
+                source: virtio_queue::Error::GuestMemory(source),
+            })
+    }
+
+    /// Writes an entry of the used ring that the index does not cover yet.
+    fn write_used(&self, index: u16, chain: &Chain, written: u32) -> Result<(), QueueError> {
+        let (head, size) = (chain.head, self.size());
+        let entry = u64::from(index % size);
+        let at = GuestAddress(self.queue.used_ring().wrapping_add(4 + 8 * entry));
+        let element = [u32::from(head).to_le_bytes(), written.to_le_bytes()];
+        self.memory
+            .write_slice(element.as_flattened(), at)
+            .map_err(|source| QueueError::Complete {
+                head,
+                size,
+                source: virtio_queue::Error::GuestMemory(source),
+            })
     }
 
     fn give_back(&mut self, head: u16, written: u32) -> Result<(), QueueError> {

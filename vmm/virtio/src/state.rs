@@ -20,6 +20,7 @@ pub use crate::registers::{QueueSetupState, RegistersState, SetupError};
 pub use crate::vsock::{InterruptionState, RefusalState, VsockState};
 
 use crate::mmio::TransportError;
+use crate::net::NetError;
 use crate::vsock::VsockError;
 
 /// The format of all types here. To be raised with every change that `tests/state_golden.json`
@@ -99,6 +100,9 @@ pub enum RestoreError {
     /// The host does not give what a socket device needs.
     #[error("cannot make the sockets of a restored device")]
     Sockets(#[from] VsockError),
+    /// The host does not give what a network device needs.
+    #[error("cannot make the poller of a restored network device")]
+    Net(#[from] NetError),
     /// The state is another device's.
     #[error("the state of a {state} device is not one of a {device} device")]
     Kind {

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The network device, saved and restored. There is no link, so the address is all.
+//! A network device, saved and restored. A link is the host's and is not saved: a restored device
+//! has none until it is given one, and the frame that waited for room is lost.
 
 use serde::{Deserialize, Serialize};
 
-use super::Net;
+use super::{Net, NetError};
 
 /// What is saved of a network device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -14,7 +15,7 @@ pub struct NetState {
 
 impl Net {
     /// A stopped device that goes on where `state` was saved.
-    pub fn restore(state: &NetState) -> Self {
+    pub fn restore(state: &NetState) -> Result<Self, NetError> {
         Self::new(state.mac)
     }
 

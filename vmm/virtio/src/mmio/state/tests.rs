@@ -20,7 +20,7 @@ fn rng(_state: &DeviceState) -> Rng {
 }
 
 fn net(state: &DeviceState) -> Net {
-    Net::restore(state.net().unwrap())
+    Net::restore(state.net().unwrap()).unwrap()
 }
 
 fn block(state: &DeviceState) -> Block {
@@ -67,7 +67,7 @@ fn a_request_that_was_not_served_is_served_once_on_both_sides() {
 
 #[test]
 fn every_queue_of_a_running_device_is_notified_and_of_no_other() {
-    let source = Driver::start(Net::new(MAC));
+    let source = Driver::start(Net::new(MAC).unwrap());
     let copy = source.fork(net);
     assert!(is_notified(&copy, 0) && is_notified(&copy, 1));
     assert!(!is_notified(&source, 0) && !is_notified(&source, 1));
@@ -265,7 +265,7 @@ proptest! {
     #[test]
     fn a_restored_device_is_the_saved_one(steps in proptest::collection::vec(step(), 0..60)) {
         check_fork(Driver::start(Rng::new()), &steps, rng);
-        check_fork(Driver::start(Net::new(MAC)), &steps, net);
+        check_fork(Driver::start(Net::new(MAC).unwrap()), &steps, net);
         check_fork(Driver::start(Block::new(0)), &steps, block);
     }
 }

@@ -255,7 +255,7 @@ fn real_state() -> impl Strategy<Value = TransportState> {
         driver.transport.save()
     }
     (status, device()).prop_map(|(status, device)| match &device {
-        DeviceState::Net(net) => state(Net::restore(net), status),
+        DeviceState::Net(net) => state(Net::restore(net).unwrap(), status),
         DeviceState::Block(block) => state(Block::restore(1, block), status),
         _ => state(Rng::new(), status),
     })
@@ -378,7 +378,7 @@ fn try_restore<D: Device>(device: D, state: &TransportState, byte: u8) -> bool {
 
 fn try_restore_any(state: &TransportState, byte: u8) -> bool {
     match &state.device {
-        DeviceState::Net(net) => try_restore(Net::restore(net), state, byte),
+        DeviceState::Net(net) => try_restore(Net::restore(net).unwrap(), state, byte),
         DeviceState::Block(block) => try_restore(Block::restore(1, block), state, byte),
         _ => try_restore(Rng::new(), state, byte),
     }
@@ -403,7 +403,7 @@ proptest! {
     fn an_altered_state_is_refused_or_works(
         changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
     ) {
-        let state = Driver::start(Net::new(MAC)).transport.save();
+        let state = Driver::start(Net::new(MAC).unwrap()).transport.save();
         prop_assert!(try_restore_any(&state, 0));
         let mut bytes = postcard::to_stdvec(&state).unwrap();
         for (at, value) in changes {
