@@ -29,6 +29,8 @@ struct Row {
     vcpus: Option<u8>,
     memory_mib: Option<u32>,
     age_s: Option<u64>,
+    /// With their prefix, of all its interfaces.
+    addresses: Vec<String>,
     directory: PathBuf,
 }
 
@@ -68,6 +70,7 @@ impl Row {
             vcpus: state.as_ref().map(|state| state.vcpus),
             memory_mib: state.as_ref().map(|state| state.memory_mib),
             age_s: state.as_ref().and_then(|state| age(state.created_s)),
+            addresses: state.as_ref().map_or_else(Vec::new, addresses),
             directory: dir.into(),
         }
     }
@@ -82,14 +85,14 @@ fn print(rows: &[Row]) -> io::Result<()> {
     let mut out = io::stdout().lock();
     writeln!(
         out,
-        "{:<12} {:<24} {:<10} {:>8} {:>5} {:>8} {:>7}",
+        "{:<12} {:<24} {:<10} {:>8} {:>5} {:>8} {:>7}  ADDRESSES",
         "NAMESPACE", "ID", "STATE", "PID", "VCPUS", "MEMORY", "AGE"
     )?;
     for row in rows {
         let or_dash = |value: Option<String>| value.unwrap_or_else(|| "-".to_owned());
         writeln!(
             out,
-            "{:<12} {:<24} {:<10} {:>8} {:>5} {:>8} {:>7}",
+            "{:<12} {:<24} {:<10} {:>8} {:>5} {:>8} {:>7}  {}",
             row.namespace,
             row.id,
             row.state,
@@ -97,9 +100,27 @@ fn print(rows: &[Row]) -> io::Result<()> {
             or_dash(row.vcpus.map(|vcpus| vcpus.to_string())),
             or_dash(row.memory_mib.map(|mib| format!("{mib}M"))),
             or_dash(row.age_s.map(short_age)),
+            or_dash(short_addresses(&row.addresses)),
         )?;
     }
     Ok(())
+}
+
+fn addresses(state: &SandboxState) -> Vec<String> {
+    let interfaces = state.network.interfaces.iter();
+    interfaces
+        .flat_map(|interface| interface.addresses.clone())
+        .collect()
+}
+
+/// Without the prefixes, and without those that only their link knows (RFC 4291, section 2.5.6).
+fn short_addresses(addresses: &[String]) -> Option<String> {
+    let bare = addresses
+        .iter()
+        .map(|address| address.split('/').next().unwrap_or(address))
+        .filter(|address| !address.starts_with("fe80:"));
+    let line = bare.collect::<Vec<_>>().join(",");
+    (!line.is_empty()).then_some(line)
 }
 
 fn short_age(seconds: u64) -> String {
@@ -123,6 +144,20 @@ mod tests {
         check(120, "2m");
         check(7200, "2h");
         check(172_800, "2d");
+    }
+
+    #[test]
+    fn addresses_are_listed_without_prefixes_and_link_local_ones() {
+        let check = |addresses: &[&str], expect: Option<&str>| {
+            let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
+            assert_eq!(short_addresses(&addresses).as_deref(), expect);
+        };
+        check(
+            &["10.4.0.2/24", "fe80::1/64", "fd00::2/64"],
+            Some("10.4.0.2,fd00::2"),
+        );
+        check(&["fe80::1/64"], None);
+        check(&[], None);
     }
 
     #[test]

@@ -5,12 +5,13 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use crate::cgroup::{self, HostCgroup};
-use crate::layout::SandboxDir;
+use crate::layout::{SandboxDir, SandboxState};
+use crate::network;
 use crate::reap::{self, ReapError};
 use crate::template::Lease;
 
-/// The directory, the process and the cgroup of one sandbox. Dropping it removes all three, in the
-/// same order as [`mod@crate::reap`] does from the files.
+/// The directory, the process and the cgroup of one sandbox. Dropping it removes all three and what the
+/// directory says of its network, in the same order as [`mod@crate::reap`] does from the files.
 #[derive(Debug)]
 pub(crate) struct Footprint {
     pub(crate) dir: SandboxDir,
@@ -44,6 +45,9 @@ impl Footprint {
         }
         if let Some(cgroup) = &self.cgroup {
             cgroup::remove(cgroup.made());
+        }
+        if let Ok(Some(state)) = SandboxState::read(self.dir.path()) {
+            network::undo(&state.network).map_err(ReapError::network)?;
         }
         reap::remove_dir(self.dir.path())
     }

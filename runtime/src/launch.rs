@@ -10,8 +10,8 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
 
+use cube_net::wire::Namespace;
 use cube_vmm::config::{BootConfig, RestoreConfig};
 use cube_vmm::control::{BootFiles, RestoreFiles};
 
@@ -19,7 +19,9 @@ use crate::cgroup::HostCgroup;
 use crate::config::Config;
 use crate::footprint::Footprint;
 use crate::image::GuestImage;
-use crate::layout::{Layout, LayoutError, SandboxDir, SandboxState, VmmState};
+use crate::layout::{
+    Layout, LayoutError, NamespaceState, Record, SandboxDir, SandboxState, VmmState,
+};
 use crate::sandbox::CreateError;
 use crate::spec::SandboxSpec;
 use crate::template::TemplateFiles;
@@ -29,9 +31,6 @@ use crate::vmm::{self, Traces, Vmm, VmmError};
 /// `MISC_MAJOR` and `KVM_MINOR` of linux/major.h and linux/miscdevice.h.
 const MISC_MAJOR: u32 = 10;
 const KVM_MINOR: u32 = 232;
-
-/// `NSFS_MAGIC` of linux/magic.h.
-const NSFS_MAGIC: i64 = 0x6e73_6673;
 
 /// A VMM that was told nothing yet, and what it occupies. Dropping it removes both.
 #[derive(Debug)]
@@ -49,6 +48,7 @@ pub(crate) struct Launched {
 pub(crate) struct Running {
     pub(crate) vmm: Vmm,
     pub(crate) footprint: Footprint,
+    pub(crate) record: Record,
 }
 
 /// The host's ends of a machine's devices.
@@ -63,7 +63,10 @@ struct Ends {
 pub(crate) fn launch(config: &Config, spec: &SandboxSpec) -> Result<Launched, CreateError> {
     let _stage = trace::stage("spawn");
     let program = vmm::find(config.vmm.as_deref()).map_err(CreateError::Spawn)?;
-    let netns = spec.netns.as_deref().map(open_netns).transpose()?;
+    let netns = spec.netns.as_deref().map(Namespace::open).transpose();
+    let netns = netns.map_err(CreateError::Netns)?;
+    let given = netns.as_ref().map(NamespaceState::of).transpose();
+    let given = given.map_err(CreateError::Netns)?;
     let dir =
         SandboxDir::create(&Layout::new(&config.run), &spec.key).map_err(CreateError::Layout)?;
     let mut footprint = Footprint::new(dir);
@@ -88,7 +91,7 @@ pub(crate) fn launch(config: &Config, spec: &SandboxSpec) -> Result<Launched, Cr
     }
     adjust_oom_score(vmm.pid(), config.oom_score_adj);
     Ok(Launched {
-        state: state_of(spec, &vmm, &footprint),
+        state: state_of(spec, &vmm, &footprint, given),
         // A uid of its own: two VMMs can neither signal nor trace each other. `Config` checks the base.
         id: config.vmm_uid_base.saturating_add(vmm.pid()),
         vmm,
@@ -97,7 +100,12 @@ pub(crate) fn launch(config: &Config, spec: &SandboxSpec) -> Result<Launched, Cr
     })
 }
 
-fn state_of(spec: &SandboxSpec, vmm: &Vmm, footprint: &Footprint) -> SandboxState {
+fn state_of(
+    spec: &SandboxSpec,
+    vmm: &Vmm,
+    footprint: &Footprint,
+    netns: Option<NamespaceState>,
+) -> SandboxState {
     // A process that is gone already is named by a start time that none has; its end says how.
     let gone = VmmState {
         pid: vmm.pid(),
@@ -108,6 +116,7 @@ fn state_of(spec: &SandboxSpec, vmm: &Vmm, footprint: &Footprint) -> SandboxStat
     if let Some(cgroup) = &footprint.cgroup {
         state.cgroups = cgroup.made().to_vec();
     }
+    state.network.namespace = netns;
     state
 }
 
@@ -142,10 +151,7 @@ impl Launched {
             netns: self.ends.netns,
         };
         self.vmm.boot(boot, files).await?;
-        Ok(Running {
-            vmm: self.vmm,
-            footprint: self.footprint,
-        })
+        Ok(Running::new(self.vmm, self.footprint, self.state))
     }
 
     /// Restores a guest; `record` if it is to tell its working set.
@@ -170,10 +176,17 @@ impl Launched {
             netns: self.ends.netns,
         };
         self.vmm.restore(restore, files).await?;
-        Ok(Running {
-            vmm: self.vmm,
-            footprint: self.footprint,
-        })
+        Ok(Running::new(self.vmm, self.footprint, self.state))
+    }
+}
+
+impl Running {
+    fn new(vmm: Vmm, footprint: Footprint, state: SandboxState) -> Self {
+        Self {
+            vmm,
+            record: Record::new(footprint.dir.path(), state),
+            footprint,
+        }
     }
 }
 
@@ -188,21 +201,6 @@ pub(crate) fn open_kvm() -> Result<File, CreateError> {
         Ok(file)
     };
     open().map_err(CreateError::Kvm)
-}
-
-/// Opens the network namespace of a spec. What is none would look like a fault of the machine later.
-fn open_netns(path: &Path) -> Result<File, CreateError> {
-    let open = || -> io::Result<File> {
-        let file = File::open(path)?;
-        if rustix::fs::fstatfs(&file)?.f_type != NSFS_MAGIC {
-            return Err(io::Error::other("it is not a namespace"));
-        }
-        Ok(file)
-    };
-    open().map_err(|source| CreateError::Netns {
-        path: path.into(),
-        source,
-    })
 }
 
 /// Makes the VMM a better choice for the host's out-of-memory killer than this process, which has to

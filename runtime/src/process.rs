@@ -21,6 +21,7 @@ use crate::container::Container;
 use crate::error::Kind;
 use crate::exit::VmmExit;
 use crate::guest::{Guest, GuestError, StreamError};
+use crate::network::{Network, NetworkError};
 use crate::trace;
 
 /// The status of a process that was killed: 128 + SIGKILL.
@@ -69,6 +70,7 @@ pub struct Exit {
 #[derive(Debug)]
 pub struct Process {
     guest: Guest,
+    network: Arc<Network>,
     container: Arc<Container>,
     exec_id: String,
     pid: u32,
@@ -86,6 +88,7 @@ struct Streams {
 impl Process {
     pub(crate) async fn create(
         guest: Guest,
+        network: Arc<Network>,
         container: Arc<Container>,
         command: Command,
     ) -> Result<Self, SpawnError> {
@@ -113,6 +116,7 @@ impl Process {
         tokio::spawn(async move { sender.send_replace(Some(waiting.await)) });
         Ok(Self {
             guest,
+            network,
             container,
             exec_id,
             pid,
@@ -141,12 +145,15 @@ impl Process {
         self.streams.stderr.take()
     }
 
-    /// Lets it run. For the first process the container's poststart hooks run too.
-    pub async fn start(&self) -> Result<(), GuestError> {
+    /// Lets it run. What clients put into the sandbox's network namespace until now is the guest's when the
+    /// first process of a sandbox runs. For the first process of a container its poststart hooks run too.
+    pub async fn start(&self) -> Result<(), StartError> {
         let _stage = trace::stage("start");
+        self.network.attach().await.map_err(StartError::Network)?;
         self.guest
             .start_process(self.container.id(), &self.exec_id)
-            .await?;
+            .await
+            .map_err(StartError::Guest)?;
         if self.exec_id.is_empty() {
             self.container.started().await;
         }
@@ -274,6 +281,27 @@ async fn abandon(guest: &Guest, id: &str, exec_id: &str) {
     };
     if let Err(error) = ended.await {
         tracing::debug!(container = id, exec_id, error = %crate::error::chain(&error), "abandoned");
+    }
+}
+
+/// Why a process does not run.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// The sandbox has no network yet and could not be given one.
+    #[error("the sandbox's network could not be set up")]
+    Network(#[source] NetworkError),
+    /// The guest did not let it run.
+    #[error(transparent)]
+    Guest(GuestError),
+}
+
+impl StartError {
+    /// The class of this failure.
+    pub fn kind(&self) -> Kind {
+        match self {
+            StartError::Network(source) => source.kind(),
+            StartError::Guest(source) => source.kind(),
+        }
     }
 }
 

@@ -2,8 +2,9 @@
 //! Removing a sandbox from its files alone: after any process died, twice, on half-made directories.
 //!
 //! The `delete` action of the shim, a failed create and an orderly destroy all end here, so there is
-//! one way in which a sandbox goes: kill the VMM, remove its host cgroups, remove its directory last,
-//! because the directory is what a later attempt works from.
+//! one way in which a sandbox goes: kill the VMM, remove its host cgroups and what it left in a network
+//! namespace that was given to it, remove its directory last, because the directory is what a later
+//! attempt works from.
 //!
 //! A pid alone is never trusted. The process is opened first (a pidfd cannot come to mean another one),
 //! then its start time is compared with the saved one; only then it is killed.
@@ -21,6 +22,7 @@ use thiserror::Error;
 
 use crate::cgroup;
 use crate::layout::{Layout, LayoutError, SandboxKey, SandboxState, VmmState};
+use crate::network::{self, UndoError};
 
 /// How long a killed VMM may take to go. Giving back its memory takes a second or so where everything
 /// is emulated; the shim's `delete` has 5 s for everything (containerd's cleanup time-out).
@@ -58,6 +60,7 @@ pub fn reap_dir(dir: &Path) -> Result<Reaped, ReapError> {
             reaped.pid = Some(state.vmm.pid);
             reaped.killed = kill(state.vmm)?;
             cgroup::remove(&state.cgroups);
+            network::undo(&state.network).map_err(ReapError::network)?;
         }
         // Made but never filled: a VMM of it, if any, ended with its control socket.
         Ok(None) => {}
@@ -139,6 +142,9 @@ pub enum ReapError {
     /// The VMM would not die.
     #[error("the VMM was killed and still has not ended after {} s", DEATH_TIMEOUT.as_secs())]
     Undead,
+    /// Its wiring would not go.
+    #[error("what is left of the sandbox's network could not be removed")]
+    Network(#[source] Box<UndoError>),
     /// The directory would not go.
     #[error("the sandbox directory {} could not be removed", path.display())]
     Remove {
@@ -147,6 +153,12 @@ pub enum ReapError {
         /// Why.
         source: io::Error,
     },
+}
+
+impl ReapError {
+    pub(crate) fn network(source: UndoError) -> Self {
+        ReapError::Network(Box::new(source))
+    }
 }
 
 #[cfg(test)]

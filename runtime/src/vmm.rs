@@ -14,6 +14,7 @@ use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use cube_net::wire::{Namespace, NamespaceError};
 use cube_vmm::config::{BootConfig, RestoreConfig};
 use cube_vmm::control::{BootFiles, Client, ControlError, RestoreFiles, SaveFiles};
 use cube_vmm::exit::ExitReason;
@@ -161,13 +162,28 @@ impl Vmm {
     /// before the new program's memory takes the place of this one's (`exec_mmap` in the kernel's fs/exec.c).
     pub(crate) fn page_map(&self) -> io::Result<OwnedFd> {
         let file = File::open(format!("/proc/{}/pagemap", self.pid))?;
-        // One that lives now lived when its file was opened by its pid, which so was no other's.
+        self.is_still_itself()?;
+        Ok(file.into())
+    }
+
+    /// The network namespace that it lives in. Only of a VMM that boots or restores: it enters the jail first.
+    pub(crate) fn namespace(&self) -> Result<Namespace, NamespaceError> {
+        let path = PathBuf::from(format!("/proc/{}/ns/net", self.pid));
+        let namespace = Namespace::open(&path)?;
+        match self.is_still_itself() {
+            Ok(()) => Ok(namespace),
+            Err(source) => Err(NamespaceError::Open { path, source }),
+        }
+    }
+
+    /// One that lives now lived when something of it was opened by its pid, which so was no other's.
+    fn is_still_itself(&self) -> io::Result<()> {
         let mut watched = [PollFd::from_borrowed_fd(
             self.process.as_fd(),
             PollFlags::IN,
         )];
         match poll(&mut watched, Some(&Timespec::default()))? {
-            0 => Ok(file.into()),
+            0 => Ok(()),
             _ => Err(io::Error::other("the VMM has ended")),
         }
     }

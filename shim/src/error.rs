@@ -3,7 +3,7 @@
 
 use cube_runtime::config::ConfigError;
 use cube_runtime::{
-    ContainerError, CreateError, DestroyError, GuestError, Kind, SpawnError, SpecError,
+    ContainerError, CreateError, DestroyError, GuestError, Kind, SpawnError, SpecError, StartError,
 };
 use thiserror::Error;
 use ttrpc::Code;
@@ -110,7 +110,7 @@ pub enum TaskError {
     Spawn(#[from] SpawnError),
     /// The process could not be made to run.
     #[error(transparent)]
-    Start(GuestError),
+    Start(StartError),
     /// The guest could not do it.
     #[error(transparent)]
     Guest(#[from] GuestError),

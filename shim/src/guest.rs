@@ -7,7 +7,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use cube_runtime::{
     Command, Config, ContainerError, ContainerSpec, CreateError, DestroyError, Exit, GuestError,
-    Process, Sandbox, SandboxSpec, SpawnError, Stats, VmmExit,
+    Process, Sandbox, SandboxSpec, SpawnError, StartError, Stats, VmmExit,
 };
 
 use crate::io::Streams;
@@ -71,7 +71,7 @@ pub struct Spawned {
 #[async_trait]
 pub trait GuestProcess: Send + Sync {
     /// See [`Process::start`].
-    async fn start(&self) -> Result<(), GuestError>;
+    async fn start(&self) -> Result<(), StartError>;
     /// See [`Process::signal`].
     async fn signal(&self, signal: u32, all: bool) -> Result<(), GuestError>;
     /// See [`Process::resize`].
@@ -160,7 +160,7 @@ impl Machine for Sandbox {
 
 #[async_trait]
 impl GuestProcess for Process {
-    async fn start(&self) -> Result<(), GuestError> {
+    async fn start(&self) -> Result<(), StartError> {
         Process::start(self).await
     }
 

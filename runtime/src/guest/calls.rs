@@ -3,7 +3,7 @@
 
 use cube_protocol::v1::agent::{
     BlockRoot, ContainerRequest, CreateContainerRequest, CreateProcessRequest, Empty,
-    ProcessRequest, ResizeTerminalRequest, SignalProcessRequest, StatsResponse,
+    NetworkRequest, ProcessRequest, ResizeTerminalRequest, SignalProcessRequest, StatsResponse,
     UpdateContainerRequest, WaitProcessResponse,
 };
 use protobuf::MessageField;
@@ -224,6 +224,20 @@ impl Guest {
             "forget the process",
             Some(CALL_TIMEOUT),
             |client, context| async move { client.delete_process(context, &request).await },
+        )
+        .await?;
+        Ok(())
+    }
+
+    /// Has the guest take over these interfaces.
+    pub(crate) async fn configure_network(
+        &self,
+        request: NetworkRequest,
+    ) -> Result<(), GuestError> {
+        self.call(
+            "configure the network",
+            Some(CALL_TIMEOUT),
+            |client, context| async move { client.configure_network(context, &request).await },
         )
         .await?;
         Ok(())

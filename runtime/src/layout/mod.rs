@@ -3,7 +3,8 @@
 //!
 //! ```text
 //! <run>/sandboxes/<16 hex digits of its key>/   0700, root
-//!     sandbox.json   who it is, its VMM (pid and start time), its host cgroup: see [`SandboxState`]
+//!     sandbox.json   who it is, its VMM (pid and start time), its host cgroup,
+//!                    its network: see [`SandboxState`]
 //!     vsock.sock     the host's side of the guest's vsock
 //!     vmm.log        what cube-vmm printed
 //!     serial.log     what the guest's console printed, bounded by the VMM
@@ -24,7 +25,8 @@ use thiserror::Error;
 pub use directory::is_held;
 pub(crate) use directory::{SandboxDir, last_words};
 pub use key::SandboxKey;
-pub use state::{SandboxState, VmmState};
+pub(crate) use state::Record;
+pub use state::{InterfaceState, NamespaceState, NetworkState, SandboxState, VmmState};
 
 /// Name of the state file.
 pub(crate) const STATE_FILE: &str = "sandbox.json";

@@ -4,7 +4,9 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use cube_net::wire::{Identity, Namespace, NamespaceError};
 use serde::{Deserialize, Serialize};
 
 use super::{LayoutError, STATE_FILE, SandboxKey};
@@ -32,6 +34,50 @@ pub struct SandboxState {
     /// Name of the template that it was restored from; none if it was booted.
     #[serde(default)]
     pub template: Option<String>,
+    /// Its network on the host.
+    #[serde(default)]
+    pub network: NetworkState,
+}
+
+/// A sandbox's network, as far as it has to be shown, and removed by somebody else.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkState {
+    /// The namespace that it was given; none: its VMM's own, which goes with it.
+    pub namespace: Option<NamespaceState>,
+    /// The interfaces that the guest has taken over, by slot. They are written down before they are
+    /// wired.
+    pub interfaces: Vec<InterfaceState>,
+}
+
+/// A namespace that cannot be mistaken for a later one at the same path.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NamespaceState {
+    /// Where it was found.
+    pub path: PathBuf,
+    /// Of the file system of namespaces.
+    pub device: u64,
+    /// Of the namespace in it.
+    pub inode: u64,
+}
+
+impl NamespaceState {
+    pub(crate) fn of(namespace: &Namespace) -> Result<Self, NamespaceError> {
+        let Identity { device, inode } = namespace.identity()?;
+        Ok(Self {
+            path: namespace.path().into(),
+            device,
+            inode,
+        })
+    }
+}
+
+/// An interface of a sandbox.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InterfaceState {
+    /// Its name, in the namespace and in the guest.
+    pub name: String,
+    /// Its addresses with their prefix, `10.4.0.2/24`.
+    pub addresses: Vec<String>,
 }
 
 /// A process that cannot be mistaken for a later one with the same pid.
@@ -56,6 +102,7 @@ impl SandboxState {
             vmm,
             cgroups: Vec::new(),
             template: None,
+            network: NetworkState::default(),
         }
     }
 
@@ -84,6 +131,44 @@ impl SandboxState {
         serde_json::from_slice(&bytes)
             .map(Some)
             .map_err(|source| LayoutError::Parse { path, source })
+    }
+}
+
+/// The state of a sandbox that runs, and the file that says so.
+#[derive(Debug)]
+pub(crate) struct Record {
+    dir: PathBuf,
+    state: Mutex<SandboxState>,
+}
+
+impl Record {
+    /// Of the sandbox in this directory, which has its file already.
+    pub(crate) fn new(dir: &Path, state: SandboxState) -> Self {
+        Self {
+            dir: dir.into(),
+            state: Mutex::new(state),
+        }
+    }
+
+    /// Changes the network in the file, then here.
+    pub(crate) fn set_network(&self, network: NetworkState) -> Result<(), LayoutError> {
+        let mut state = self.lock();
+        let changed = SandboxState {
+            network,
+            ..state.clone()
+        };
+        changed.write(&self.dir)?;
+        *state = changed;
+        Ok(())
+    }
+
+    /// The network as it is written down.
+    pub(crate) fn network(&self) -> NetworkState {
+        self.lock().network.clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, SandboxState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -134,6 +219,35 @@ mod tests {
         state().write(dir.path()).unwrap();
         assert_eq!(SandboxState::read(dir.path()).unwrap(), Some(state()));
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_network_is_written_at_once_and_an_older_file_has_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let record = Record::new(dir.path(), state());
+        let network = NetworkState {
+            namespace: Some(NamespaceState {
+                path: "/run/netns/a".into(),
+                device: 4,
+                inode: 5,
+            }),
+            interfaces: vec![InterfaceState {
+                name: "eth0".into(),
+                addresses: vec!["10.4.0.2/24".into()],
+            }],
+        };
+        record.set_network(network.clone()).unwrap();
+        let read = SandboxState::read(dir.path()).unwrap().unwrap();
+        assert_eq!(
+            (&read.network, record.network()),
+            (&network, network.clone())
+        );
+
+        let mut older = serde_json::to_value(&read).unwrap();
+        older.as_object_mut().unwrap().remove("network");
+        fs::write(dir.path().join(STATE_FILE), older.to_string()).unwrap();
+        let read = SandboxState::read(dir.path()).unwrap().unwrap();
+        assert_eq!(read.network, NetworkState::default());
     }
 
     #[test]

@@ -18,7 +18,6 @@ use tokio::time::Instant;
 
 use crate::config::Config;
 use crate::error::chain;
-use crate::footprint::Footprint;
 use crate::guest::{self, Guest};
 use crate::image::GuestImage;
 use crate::launch::{self, Launched, Running};
@@ -44,7 +43,7 @@ const RESTORES: usize = 2;
 pub(super) async fn create(
     config: &Config,
     spec: &SandboxSpec,
-) -> Result<(Vmm, Guest, Footprint), CreateError> {
+) -> Result<(Running, Guest), CreateError> {
     trace::enable(config.trace);
     let _whole = trace::stage("create");
     let restores = if config.cold { 0 } else { RESTORES };
@@ -52,7 +51,7 @@ pub(super) async fn create(
         // Both are waited for: whoever hears that one failed finds nothing of the other.
         let (launched, look) = tokio::join!(launch(config, spec), look(config, spec));
         match warm(config, spec, launched?, look?).await? {
-            Warm::Claimed(machine, guest) => return Ok((machine.vmm, guest, machine.footprint)),
+            Warm::Claimed(machine, guest) => return Ok((*machine, guest)),
             Warm::NoTemplate => break,
             Warm::Refused { lease, unfit } if restore < RESTORES => {
                 condemn(config, lease, unfit).await?;
@@ -62,8 +61,7 @@ pub(super) async fn create(
             }
         }
     }
-    let (machine, guest) = cold(config, spec).await?;
-    Ok((machine.vmm, guest, machine.footprint))
+    cold(config, spec).await
 }
 
 /// What was found out while the VMM was being spawned.
@@ -76,7 +74,7 @@ struct Look {
 /// What came of a try to restore.
 enum Warm {
     /// A guest that is ours.
-    Claimed(Running, Guest),
+    Claimed(Box<Running>, Guest),
     /// There can be no template now. It is in the log why.
     NoTemplate,
     /// The VMM would not restore this one.
@@ -141,7 +139,7 @@ async fn warm(
     match guest::connect_restored(&dir.vsock_path(), end, limit, &spec.hostname).await {
         Ok((guest, agent_gone)) => {
             tokio::spawn(end_with_agent(machine.vmm.clone(), agent_gone));
-            Ok(Warm::Claimed(machine, guest))
+            Ok(Warm::Claimed(Box::new(machine), guest))
         }
         Err(source) => {
             let error = CreateError::Unclaimed {

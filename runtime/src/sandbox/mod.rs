@@ -22,6 +22,8 @@ use crate::error::{self, Kind};
 use crate::exit::VmmExit;
 use crate::footprint::Footprint;
 use crate::guest::{Guest, GuestError};
+use crate::launch::Running;
+use crate::network::Network;
 use crate::process::{Command, Process, SpawnError};
 use crate::reap::ReapError;
 use crate::slots::Slots;
@@ -48,6 +50,7 @@ struct Inner {
     vmm: Vmm,
     guest: Guest,
     slots: Slots,
+    network: Arc<Network>,
     /// By name; `None` while one is being made.
     containers: Mutex<HashMap<String, Option<Arc<Container>>>>,
     /// Taken by whoever destroys the sandbox.
@@ -58,11 +61,18 @@ impl Sandbox {
     /// Spawns a VMM, restores the guest from its template (or boots it) and claims it. On failure nothing
     /// is left behind but the template, which is the next one's too.
     pub async fn create(config: &Config, spec: SandboxSpec) -> Result<Self, CreateError> {
-        let (vmm, guest, footprint) = create::create(config, &spec).await?;
+        let (machine, guest) = create::create(config, &spec).await?;
+        let Running {
+            vmm,
+            footprint,
+            record,
+        } = machine;
+        let network = Network::new(vmm.clone(), guest.clone(), record);
         Ok(Self {
             inner: Arc::new(Inner {
                 vmm,
                 guest,
+                network: Arc::new(network),
                 slots: Slots::default(),
                 containers: Mutex::default(),
                 footprint: tokio::sync::Mutex::new(Some(footprint)),
@@ -98,8 +108,8 @@ impl Sandbox {
         let container = found.ok_or_else(|| SpawnError::UnknownContainer {
             id: container.to_owned(),
         })?;
-        let guest = self.inner.guest.clone();
-        finish(Process::create(guest, container, command))
+        let (guest, network) = (self.inner.guest.clone(), self.inner.network.clone());
+        finish(Process::create(guest, network, container, command))
             .await
             .unwrap_or(Err(SpawnError::Abandoned))
     }

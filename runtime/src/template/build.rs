@@ -201,7 +201,7 @@ async fn try_out(config: &Config, spec: &SandboxSpec, from: &Path) -> Result<(),
 
 /// Ends a machine that nobody needs any more, and removes what it occupied.
 async fn end(machine: Running) -> Result<(), BuildError> {
-    let Running { vmm, footprint } = machine;
+    let Running { vmm, footprint, .. } = machine;
     vmm.note_stop("the template is done");
     if let Err(error) = vmm.quit().await {
         tracing::debug!(error = %chain(&error), "cube-vmm was told to end");

@@ -293,8 +293,9 @@ impl FakeProcess {
 
 #[async_trait]
 impl GuestProcess for FakeProcess {
-    async fn start(&self) -> Result<(), GuestError> {
-        answer(self.machine.called("start", &self.name).await, "run it")
+    async fn start(&self) -> Result<(), StartError> {
+        let failure = self.machine.called("start", &self.name).await;
+        answer(failure, "run it").map_err(StartError::Guest)
     }
 
     async fn signal(&self, signal: u32, all: bool) -> Result<(), GuestError> {

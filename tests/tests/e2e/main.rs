@@ -16,6 +16,7 @@ mod crashes;
 mod lifecycle;
 mod limits;
 mod many;
+mod network;
 mod processes;
 mod readme;
 mod streams;
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
         ("crashes", crashes::CASES),
         ("readme", readme::CASES),
         ("many", many::CASES),
+        ("network", network::CASES),
         ("bench", bench::CASES),
     ])
 }

@@ -2,8 +2,8 @@
 //! What can go wrong on the way to a sandbox.
 
 use std::io;
-use std::path::PathBuf;
 
+use cube_net::wire::NamespaceError;
 use thiserror::Error;
 
 use crate::cgroup::CgroupError;
@@ -29,13 +29,8 @@ pub enum CreateError {
     )]
     Kvm(#[source] io::Error),
     /// The network namespace of the spec.
-    #[error("the network namespace {} could not be opened", path.display())]
-    Netns {
-        /// As the spec names it.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
+    #[error("the machine cannot live in the network namespace that it was given")]
+    Netns(#[source] NamespaceError),
     /// The host's cgroup.
     #[error("the machine's cgroup could not be set up")]
     Cgroup(#[source] CgroupError),
@@ -122,7 +117,7 @@ impl CreateError {
             CreateError::Layout(LayoutError::Exists { .. }) => Kind::AlreadyExists,
             CreateError::Layout(_) | CreateError::Cgroup(_) => Kind::Internal,
             CreateError::Kvm(_) => Kind::FailedPrecondition,
-            CreateError::Netns { .. } => Kind::InvalidArgument,
+            CreateError::Netns(_) => Kind::InvalidArgument,
             CreateError::Spawn(source)
             | CreateError::Boot(source)
             | CreateError::Restore(source) => source.kind(),

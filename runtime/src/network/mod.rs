@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The network of one sandbox: from what a client left in its namespace to the guest's interfaces.
+//!
+//! ```text
+//! Create: the VMM enters the namespace, or makes its own; its network devices are stubs
+//!         (here clients furnish the namespace: hooks, `ctr --cni`, dockerd)
+//! Start:  scan -> taps -> table -> devices -> guest -> watch
+//! the end: the table goes, here or in `reap`; taps go with the VMM, an own namespace with all of it
+//! ```
+//!
+//! It is done at the first Start of a sandbox's life, once; a pod's further containers find it done. A
+//! namespace without interfaces costs a look and nothing else. What `cube-net` does on the host is asked
+//! for here; nothing here encodes a message.
+
+mod error;
+mod request;
+mod undo;
+mod watch;
+mod wiring;
+
+use std::sync::Arc;
+
+use cube_net::wire::Pair;
+use tokio::sync::Mutex;
+
+pub use error::NetworkError;
+pub use undo::UndoError;
+pub(crate) use undo::undo;
+
+use crate::error::chain;
+use crate::guest::Guest;
+use crate::layout::{NetworkState, Record};
+use crate::trace;
+use crate::vmm::Vmm;
+use wiring::Wiring;
+
+/// The network of a running machine.
+#[derive(Debug)]
+pub(crate) struct Network {
+    vmm: Vmm,
+    guest: Guest,
+    record: Arc<Record>,
+    /// Interfaces and their taps; none before the first Start.
+    pairs: Mutex<Option<Vec<Pair>>>,
+}
+
+impl Network {
+    pub(crate) fn new(vmm: Vmm, guest: Guest, record: Record) -> Self {
+        Self {
+            vmm,
+            guest,
+            record: Arc::new(record),
+            pairs: Mutex::default(),
+        }
+    }
+
+    /// Gives the guest what is in the namespace now. Once: later calls do nothing. After a failure
+    /// nothing is left of it, and the next call tries again.
+    pub(crate) async fn attach(&self) -> Result<(), NetworkError> {
+        let mut attached = self.pairs.lock().await;
+        if attached.is_some() {
+            return Ok(());
+        }
+        let _stage = trace::stage("network");
+        let pairs = match self.wire().await {
+            Ok(None) => Vec::new(),
+            Ok(Some(wiring)) => {
+                let pairs = wiring.pairs.clone();
+                if let Err(error) = self.connect(wiring).await {
+                    self.disconnect(&pairs).await;
+                    return Err(error);
+                }
+                pairs
+            }
+            Err(error) => {
+                self.disconnect(&[]).await;
+                return Err(error);
+            }
+        };
+        *attached = Some(pairs);
+        Ok(())
+    }
+
+    /// What has to be done in the namespace.
+    async fn wire(&self) -> Result<Option<Wiring>, NetworkError> {
+        let record = self.record.clone();
+        let runtime = tokio::runtime::Handle::current();
+        self.inside(move || wiring::wire(&record, &runtime)).await
+    }
+
+    /// Runs work on a thread in the namespace.
+    async fn inside<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, NetworkError> + Send + 'static,
+    ) -> Result<T, NetworkError> {
+        let namespace = self.vmm.namespace().map_err(NetworkError::Namespace)?;
+        let done = tokio::task::spawn_blocking(move || {
+            let done = namespace.run(work);
+            done.map_err(NetworkError::Namespace)?
+        });
+        done.await.unwrap_or(Err(NetworkError::Abandoned))
+    }
+
+    /// What has to be done with the machine and the guest.
+    async fn connect(&self, wiring: Wiring) -> Result<(), NetworkError> {
+        {
+            let _stage = trace::stage("network.devices");
+            for ((slot, tap), pair) in (0..).zip(wiring.taps).zip(&wiring.pairs) {
+                let attached = self.vmm.attach_net(slot, tap).await;
+                attached.map_err(|source| NetworkError::Device {
+                    interface: pair.interface.name.clone(),
+                    source,
+                })?;
+            }
+        }
+        {
+            let _stage = trace::stage("network.guest");
+            let configured = self.guest.configure_network(request::of(&wiring.found));
+            configured.await.map_err(NetworkError::Guest)?;
+        }
+        let vmm = self.vmm.clone();
+        tokio::spawn(watch::watch(vmm, wiring.watch, wiring.pairs));
+        Ok(())
+    }
+
+    /// The way back of a network that did not come up. What remains is for the end of the machine.
+    async fn disconnect(&self, pairs: &[Pair]) {
+        for (slot, _) in (0..).zip(pairs) {
+            if let Err(error) = self.vmm.detach_net(slot).await {
+                tracing::debug!(slot, error = %chain(&error), "a network device keeps its tap");
+            }
+        }
+        let record = self.record.clone();
+        let undone = tokio::task::spawn_blocking(move || {
+            let network = record.network();
+            undo(&network).map_err(NetworkError::Undo)?;
+            let nothing = NetworkState {
+                interfaces: Vec::new(),
+                ..network
+            };
+            record.set_network(nothing).map_err(NetworkError::Record)
+        });
+        let undone = undone.await.unwrap_or(Err(NetworkError::Abandoned));
+        if let Err(error) = undone {
+            tracing::warn!(error = %chain(&error), "the wiring of a network stays for now");
+        }
+    }
+}
