@@ -8,7 +8,9 @@ use std::time::Instant;
 
 use cube_protocol::StreamHello;
 
-use crate::container::{self, Command, Container, Disk, Layout, Parts};
+use crate::container::{
+    self, Command, Container, Disk, HostFile, Layout, Lender, Parts, SharedMemory,
+};
 use crate::error::AgentError;
 use crate::guest::{Claim, Machine};
 use crate::network::{self, Network};
@@ -25,6 +27,7 @@ pub struct Agent {
     containers: Mutex<HashMap<String, Entry>>,
     /// Name of the first container, whose namespaces the others of a pod may share.
     pod: Mutex<Option<String>>,
+    shared_memory: SharedMemory,
     is_claimed: Mutex<bool>,
     greeted_at: Mutex<Option<Instant>>,
 }
@@ -46,6 +49,7 @@ impl Agent {
             reaper,
             containers: Mutex::default(),
             pod: Mutex::default(),
+            shared_memory: SharedMemory::default(),
             is_claimed: Mutex::default(),
             greeted_at: Mutex::default(),
         }
@@ -87,12 +91,17 @@ impl Agent {
         id: &str,
         spec_json: &[u8],
         disk: Disk,
+        files: &[HostFile],
     ) -> Result<(), AgentError> {
         self.check_claimed()?;
         check_id("container_id", id)?;
-        let parts = Parts::of(spec_json, id, &self.layout)?;
+        let parts = Parts::of(spec_json, id, &self.layout, files)?;
         let reservation = self.reserve(id)?;
-        let container = Container::create(id, parts, &self.layout, disk).await?;
+        let lender = Lender {
+            files,
+            shared_memory: &self.shared_memory,
+        };
+        let container = Container::create(id, parts, &self.layout, disk, lender).await?;
         reservation.fill(container);
         self.pod().get_or_insert_with(|| id.to_owned());
         Ok(())

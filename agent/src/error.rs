@@ -6,7 +6,7 @@ use ttrpc::Code;
 
 use crate::cause::{Cause, chain};
 use crate::cgroup::{CgroupError, LimitError};
-use crate::container::{RootfsError, SlotError};
+use crate::container::{FileError, RootfsError, SharedMemoryError, SlotError};
 use crate::network::NetworkError;
 use crate::oci::SpecError;
 use crate::process::{ResizeError, SignalError, SpawnError, StartError};
@@ -114,6 +114,12 @@ pub enum AgentError {
     /// The disk cannot be used.
     #[error(transparent)]
     Rootfs(#[from] RootfsError),
+    /// A file of the host cannot be had.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// /dev/shm cannot be had.
+    #[error(transparent)]
+    SharedMemory(#[from] SharedMemoryError),
     /// The process did not come to be.
     #[error(transparent)]
     Spawn(#[from] SpawnError),
@@ -148,7 +154,12 @@ impl AgentError {
             Self::Limit(LimitError::Unsupported { .. }) => Code::UNIMPLEMENTED,
             Self::Limit(LimitError::Invalid { .. }) => Code::INVALID_ARGUMENT,
             Self::Rootfs(RootfsError::Type { .. }) => Code::UNIMPLEMENTED,
-            Self::NoContainer { .. } | Self::NoProcess { .. } => Code::NOT_FOUND,
+            Self::File(
+                FileError::TooMany { .. } | FileError::TooLong { .. } | FileError::Twice { .. },
+            ) => Code::INVALID_ARGUMENT,
+            Self::NoContainer { .. }
+            | Self::NoProcess { .. }
+            | Self::File(FileError::Unknown { .. }) => Code::NOT_FOUND,
             Self::Signal(SignalError::Ended) => Code::NOT_FOUND,
             Self::ContainerExists { .. } | Self::ProcessExists { .. } => Code::ALREADY_EXISTS,
             Self::Protocol { .. }
@@ -166,6 +177,8 @@ impl AgentError {
             | Self::OomWatch(_)
             | Self::Slot(_)
             | Self::Rootfs(_)
+            | Self::File(_)
+            | Self::SharedMemory(_)
             | Self::Signal(SignalError::Kill { .. })
             | Self::Resize(ResizeError::Ioctl(_))
             | Self::Pidfd(_)

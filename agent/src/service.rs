@@ -5,6 +5,7 @@
 //! handlers, and half a container is worse than one that nobody asks for any more.
 
 use std::future::Future;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -16,7 +17,7 @@ use ttrpc::r#async::TtrpcContext;
 
 use crate::agent::Agent;
 use crate::cgroup::Stats;
-use crate::container::{Command, Disk, FsType};
+use crate::container::{Command, Disk, FsType, HostFile};
 use crate::error::AgentError;
 use crate::guest::Claim;
 use crate::network::Network;
@@ -111,8 +112,13 @@ impl agent_ttrpc::Agent for Service {
                 fs_type: FsType::parse(&root.fs_type)?,
                 read_only: root.read_only,
             };
+            let files = request
+                .files
+                .into_iter()
+                .map(host_file)
+                .collect::<Result<Vec<_>, _>>()?;
             agent
-                .create_container(&request.container_id, &request.spec_json, disk)
+                .create_container(&request.container_id, &request.spec_json, disk, &files)
                 .await
         })
         .await?;
@@ -159,6 +165,18 @@ impl agent_ttrpc::Agent for Service {
         self.0
             .container(&request.container_id)?
             .update(&resources)?;
+        Ok(wire::Empty::new())
+    }
+
+    async fn update_file(
+        &self,
+        _: &TtrpcContext,
+        request: wire::UpdateFileRequest,
+    ) -> ttrpc::Result<wire::Empty> {
+        let destination = file_destination(&request.destination)?;
+        self.0
+            .container(&request.container_id)?
+            .update_file(&destination, &request.content)?;
         Ok(wire::Empty::new())
     }
 
@@ -329,6 +347,23 @@ impl agent_ttrpc::Agent for Service {
         .await?;
         Ok(wire::Empty::new())
     }
+}
+
+fn host_file(file: wire::HostFile) -> Result<HostFile, AgentError> {
+    Ok(HostFile {
+        destination: file_destination(&file.destination)?,
+        content: file.content,
+        mode: file.mode,
+        uid: file.uid,
+        gid: file.gid,
+    })
+}
+
+fn file_destination(path: &str) -> Result<PathBuf, AgentError> {
+    oci::absolute(Path::new(path)).ok_or_else(|| AgentError::Request {
+        field: "destination",
+        reason: format!("{path:?} is not an absolute path"),
+    })
 }
 
 fn nanoseconds(time: SystemTime) -> u64 {

@@ -4,13 +4,14 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use cube_protocol::v1::agent::BlockRoot;
+use cube_protocol::v1::agent::{BlockRoot, HostFile};
 use thiserror::Error;
 use tokio::sync::Mutex;
 
 use crate::error::Kind;
 use crate::guest::{Guest, GuestError};
 use crate::hooks::{HookError, Hooks, Point};
+use crate::host_files::{Following, HostFileError, HostFiles};
 use crate::rootfs::{DiskSpec, RootfsError, RootfsMount};
 use crate::slots::{SlotLease, Slots};
 use crate::spec::{self, OciSpec, SpecError};
@@ -37,6 +38,8 @@ pub(crate) struct Container {
     hooks: Hooks,
     /// Taken by whoever deletes the container, so that it is deleted once.
     slot: Mutex<Option<SlotLease>>,
+    /// Until the container is deleted.
+    following: Mutex<Option<Following>>,
 }
 
 /// The machine that a container is made in.
@@ -57,6 +60,7 @@ impl Container {
         let oci = asked.oci.read();
         spec::check_container(oci).map_err(ContainerError::Spec)?;
         let disk = DiskSpec::from_mounts(&asked.rootfs).map_err(ContainerError::Rootfs)?;
+        let mut files = HostFiles::read(oci).map_err(ContainerError::HostFile)?;
 
         let attaching = trace::stage("attach");
         let (disk, slot) = {
@@ -83,6 +87,7 @@ impl Container {
             hooks: Hooks::of(oci, &asked.id, machine.vmm.pid(), &asked.bundle),
             id: asked.id,
             slot: Mutex::new(Some(slot)),
+            following: Mutex::default(),
         };
         if let Err(source) = attached {
             container.vacate().await;
@@ -90,7 +95,11 @@ impl Container {
         }
         drop(attaching);
 
-        if let Err(error) = container.set_up(machine, asked.oci.into_json(), root).await {
+        let messages = files.messages();
+        if let Err(error) = container
+            .set_up(machine, asked.oci.into_json(), root, messages)
+            .await
+        {
             // The first error is what the caller has to know; what the way back meets is for the log.
             if let Err(undo) = container.delete(machine).await {
                 tracing::warn!(
@@ -101,6 +110,11 @@ impl Container {
             }
             return Err(error);
         }
+        // Hooks write such files: what they wrote is there before the first process runs.
+        files.send_changes(machine.guest, &container.id).await;
+        if let Some(following) = files.follow(machine.guest.clone(), &container.id) {
+            *container.following.lock().await = Some(following);
+        }
         Ok(Arc::new(container))
     }
 
@@ -109,12 +123,13 @@ impl Container {
         machine: Machine<'_>,
         spec_json: Vec<u8>,
         root: BlockRoot,
+        files: Vec<HostFile>,
     ) -> Result<(), ContainerError> {
         {
             let _stage = trace::stage("container");
             machine
                 .guest
-                .create_container(&self.id, spec_json, root)
+                .create_container(&self.id, spec_json, root, files)
                 .await
                 .map_err(ContainerError::Guest)?;
         }
@@ -146,6 +161,7 @@ impl Container {
         let Some(lease) = slot.as_mut() else {
             return Ok(());
         };
+        *self.following.lock().await = None;
         match machine.guest.delete_container(&self.id).await {
             Ok(()) => match machine.vmm.detach(lease.number()).await {
                 Ok(()) => lease.vacate(),
@@ -189,6 +205,9 @@ pub enum ContainerError {
     /// The root file system cannot be used.
     #[error("the container's root file system cannot be used")]
     Rootfs(#[source] RootfsError),
+    /// A file of the host cannot be copied.
+    #[error("a file of the host cannot be given to the container")]
+    HostFile(#[source] HostFileError),
     /// All slots are taken.
     #[error(
         "the sandbox has no block slot left: it can hold {} containers",
@@ -226,6 +245,7 @@ impl ContainerError {
             ContainerError::Unknown { .. } => Kind::NotFound,
             ContainerError::Spec(source) => source.kind(),
             ContainerError::Rootfs(source) => source.kind(),
+            ContainerError::HostFile(_) => Kind::InvalidArgument,
             ContainerError::NoSlot => Kind::ResourceExhausted,
             ContainerError::Attach { source } | ContainerError::Detach { source } => source.kind(),
             ContainerError::Guest(source) => source.kind(),

@@ -36,6 +36,7 @@ mod footprint;
 mod guest;
 mod guest_text;
 mod hooks;
+mod host_files;
 mod image;
 mod launch;
 pub mod layout;

@@ -4,13 +4,14 @@
 //! Only the host's half is judged here. What the guest sets up (devices, capabilities, rlimits, seccomp,
 //! masked paths) passes through as the client wrote it and is the agent's to judge.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{LinuxNamespaceType, LinuxResources, Mount, Spec};
 use thiserror::Error;
 
 use crate::config::Config;
 use crate::error::Kind;
+use crate::host_files;
 use crate::layout::SandboxKey;
 
 /// Most virtual processors of a machine; a container with a larger quota gets these.
@@ -30,6 +31,9 @@ const MAX_HOSTNAME: usize = 64;
 const POD_MEMORY: &str = "io.kubernetes.cri.sandbox-memory";
 const POD_CPU_QUOTA: &str = "io.kubernetes.cri.sandbox-cpu-quota";
 const POD_CPU_PERIOD: &str = "io.kubernetes.cri.sandbox-cpu-period";
+
+/// What CRI says of every container.
+const POD_CONTAINER: &str = "io.kubernetes.cri.container-type";
 
 /// The OCI runtime spec of a container: read once, and kept as the client wrote it for the agent to read.
 #[derive(Clone, Debug)]
@@ -98,7 +102,12 @@ impl SandboxSpec {
 /// Refuses what no container of a sandbox can have.
 pub(crate) fn check_container(spec: &Spec) -> Result<(), SpecError> {
     network(spec)?;
-    if let Some(mount) = spec.mounts().iter().flatten().find(|mount| is_bind(mount)) {
+    let mut binds = spec
+        .mounts()
+        .iter()
+        .flatten()
+        .filter(|mount| is_bind(mount));
+    if let Some(mount) = binds.find(|mount| !is_possible(spec, mount)) {
         return Err(SpecError::Bind {
             source_path: mount.source().clone().unwrap_or_default(),
             destination: mount.destination().clone(),
@@ -131,7 +140,15 @@ fn network(spec: &Spec) -> Result<Option<PathBuf>, SpecError> {
         .filter(|path| !path.as_os_str().is_empty()))
 }
 
-fn is_bind(mount: &Mount) -> bool {
+/// Small files are copied, and a pod's /dev/shm is the machine's own.
+fn is_possible(spec: &Spec, mount: &Mount) -> bool {
+    let annotations = spec.annotations().as_ref();
+    let of_a_pod = annotations.is_some_and(|all| all.contains_key(POD_CONTAINER));
+    let shared_memory = of_a_pod && mount.destination().as_path() == Path::new("/dev/shm");
+    shared_memory || host_files::is_file(mount)
+}
+
+pub(crate) fn is_bind(mount: &Mount) -> bool {
     mount.typ().as_deref() == Some("bind")
         || mount
             .options()
@@ -235,7 +252,8 @@ pub enum SpecError {
     HostNetwork,
     /// A file or directory of the host.
     #[error(
-        "the bind mount of {} at {} is not supported yet: a microVM cannot see the host's files",
+        "the bind mount of {} at {} is not supported: a microVM cannot see the host's files; regular \
+         files of up to 1 MiB are copied into it, and directories can come with the image",
         source_path.display(),
         destination.display()
     )]

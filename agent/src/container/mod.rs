@@ -5,22 +5,28 @@
 //! from these parts. [`crate::agent`] keeps the containers and is the only caller.
 
 mod arrival;
+mod files;
 mod parts;
 mod processes;
 mod rehearsal;
 mod rootfs;
+mod shared_memory;
 mod slots;
 mod start;
+mod tmpfs;
 
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 
+pub use files::{FileError, Files, HostFile};
 pub use parts::{Layout, Parts};
 pub use rehearsal::rehearse;
 pub use rootfs::{FsType, Rootfs, RootfsError};
+pub use shared_memory::{SharedMemory, SharedMemoryError};
 pub use slots::{SlotError, Slots};
 pub use start::Command;
 
@@ -38,6 +44,8 @@ pub struct Container {
     parts: Parts,
     /// Taken by the one who deletes it.
     rootfs: tokio::sync::Mutex<Rootfs>,
+    /// Taken by the one who deletes it.
+    lent: Mutex<Option<Lent>>,
     processes: Processes,
     /// The first process, for others to join its namespaces.
     first: Mutex<Option<Arc<OwnedFd>>>,
@@ -47,6 +55,12 @@ pub struct Container {
     gone: watch::Sender<bool>,
 }
 
+/// What is mounted in the machine for a container's tree to bind, and unmounted when this is dropped.
+struct Lent {
+    files: Files,
+    _shared_memory: Option<Arc<tmpfs::Tmpfs>>,
+}
+
 impl Container {
     /// Puts one together; undone if any step fails.
     pub async fn create(
@@ -54,7 +68,15 @@ impl Container {
         parts: Parts,
         layout: &Layout,
         disk: Disk,
+        lender: Lender<'_>,
     ) -> Result<Self, AgentError> {
+        let lent = Lent {
+            files: Files::keep(layout.files(id), lender.files)?,
+            _shared_memory: parts
+                .shares_memory
+                .then(|| lender.shared_memory.lend(layout))
+                .transpose()?,
+        };
         let cgroup = Cgroup::create(layout.cgroup.join(id))?;
         cgroup.apply(&parts.limits)?;
         cgroup.restrict_devices(&parts.devices)?;
@@ -66,6 +88,7 @@ impl Container {
             cgroup: Arc::new(cgroup),
             parts,
             rootfs: tokio::sync::Mutex::new(rootfs),
+            lent: Mutex::new(Some(lent)),
             processes: Processes::of(id),
             first: Mutex::default(),
             is_paused: AtomicBool::new(false),
@@ -111,6 +134,14 @@ impl Container {
         }
         self.cgroup.apply(&cgroup::settings(resources)?)?;
         Ok(())
+    }
+
+    /// Gives one of its files of the host new contents.
+    pub fn update_file(&self, destination: &Path, content: &[u8]) -> Result<(), AgentError> {
+        match &*self.lent() {
+            Some(lent) => Ok(lent.files.update(destination, content)?),
+            None => Err(self.is_gone()),
+        }
     }
 
     /// Its counters.
@@ -167,6 +198,7 @@ impl Container {
         }
         self.processes.clear();
         *self.first() = None;
+        *self.lent() = None;
         self.rootfs.lock().await.unmount().await?;
         self.cgroup.remove().await?;
         self.gone.send_replace(true);
@@ -191,9 +223,22 @@ impl Container {
         }
     }
 
+    fn lent(&self) -> MutexGuard<'_, Option<Lent>> {
+        self.lent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn first(&self) -> MutexGuard<'_, Option<Arc<OwnedFd>>> {
         self.first.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What a container is lent, and by whom.
+#[derive(Clone, Copy)]
+pub struct Lender<'a> {
+    /// Files of the host.
+    pub files: &'a [HostFile],
+    /// The machine's.
+    pub shared_memory: &'a SharedMemory,
 }
 
 /// The disk of a container.

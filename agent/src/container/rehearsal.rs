@@ -52,7 +52,7 @@ pub async fn rehearse(reaper: &Reaper, layout: &Layout) -> Result<(), AgentError
 }
 
 async fn hold(reaper: &Reaper, layout: &Layout) -> Result<(), AgentError> {
-    let parts = Parts::of(SPEC, ID, layout)?;
+    let parts = Parts::of(SPEC, ID, layout, &[])?;
     let plan = parts.first_plan(ID, false)?;
     let cgroup = Arc::new(Cgroup::create(layout.cgroup.join(ID))?);
     cgroup.apply(&parts.limits)?;

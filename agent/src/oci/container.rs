@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! From a spec to the surroundings of a container: namespaces, mounts, devices, names.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use rustix::mount::MountPropagationFlags;
 
@@ -113,24 +113,29 @@ pub fn namespaces(spec: &Spec) -> Result<Namespaces, SpecError> {
     Ok(namespaces)
 }
 
+/// Where in the machine is what a container's tree is built of.
+#[derive(Debug, Default)]
+pub struct Places {
+    /// The root file system.
+    pub rootfs: PathBuf,
+    /// File with the machine's id.
+    pub machine_id: PathBuf,
+    /// The pod's /dev/shm.
+    pub shared_memory: PathBuf,
+    /// Files of the host: destination in the container, and where each is kept.
+    pub files: Vec<(PathBuf, PathBuf)>,
+}
+
 /// Everything that the stage builds before the first process runs.
-pub fn container_plan(
-    spec: &Spec,
-    rootfs: &Path,
-    machine_id: &Path,
-) -> Result<ContainerPlan, SpecError> {
+pub fn container_plan(spec: &Spec, places: &Places) -> Result<ContainerPlan, SpecError> {
     refuse_what_is_missing(spec)?;
     let linux = &spec.linux;
     Ok(ContainerPlan {
-        rootfs: rootfs.to_path_buf(),
-        machine_id: machine_id.to_path_buf(),
+        rootfs: places.rootfs.clone(),
+        machine_id: places.machine_id.clone(),
         read_only: spec.root.as_ref().is_some_and(|root| root.readonly),
         propagation: root_propagation(&linux.rootfs_propagation)?.bits(),
-        mounts: spec
-            .mounts
-            .iter()
-            .map(mounts::plan)
-            .collect::<Result<_, _>>()?,
+        mounts: mounts::plans(&spec.mounts, places)?,
         devices: linux.devices.iter().map(device).collect::<Result<_, _>>()?,
         masked_paths: inside("linux.maskedPaths", &linux.masked_paths)?,
         read_only_paths: inside("linux.readonlyPaths", &linux.readonly_paths)?,
@@ -275,6 +280,8 @@ fn unsupported(field: &str, feature: &str) -> SpecError {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     fn spec(json: &str) -> Spec {
@@ -314,8 +321,7 @@ mod tests {
             &spec(
                 r#"{"linux":{"sysctl":{"net.ipv4.ip_forward":"1","net/ipv4/conf/eth0.1/x":"2"}}}"#,
             ),
-            Path::new("/r"),
-            Path::new("/id"),
+            &Places::default(),
         )
         .unwrap();
         assert_eq!(plan.sysctls[0].0, Path::new("net/ipv4/ip_forward"));
@@ -323,7 +329,7 @@ mod tests {
         for key in ["..", "a/../../b", "/etc/x", "a..b", ""] {
             let json = format!(r#"{{"linux":{{"sysctl":{{"{key}":"1"}}}}}}"#);
             assert!(
-                container_plan(&spec(&json), Path::new("/r"), Path::new("/id")).is_err(),
+                container_plan(&spec(&json), &Places::default()).is_err(),
                 "{key}"
             );
         }
@@ -332,7 +338,7 @@ mod tests {
     #[test]
     fn block_devices_of_the_host_are_refused() {
         let json = r#"{"linux":{"devices":[{"path":"/dev/sda","type":"b","major":8,"minor":0}]}}"#;
-        let error = container_plan(&spec(json), Path::new("/r"), Path::new("/id")).unwrap_err();
+        let error = container_plan(&spec(json), &Places::default()).unwrap_err();
         assert_eq!(
             error.to_string(),
             "linux.devices: /dev/sda: block devices of the host are not supported"

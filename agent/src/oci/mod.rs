@@ -23,7 +23,8 @@ mod spec;
 
 use thiserror::Error;
 
-pub use container::{Namespaces, container_plan, namespaces};
+pub use container::{Namespaces, Places, container_plan, namespaces};
+pub use mounts::absolute;
 pub use process::process_plan;
 pub use spec::{
     BlockIo, Cpu, DeviceRule, HugepageLimit, Memory, Pids, Process, Resources, Seccomp, Spec,

@@ -5,9 +5,9 @@ use std::path::{Component, Path, PathBuf};
 
 use rustix::mount::{MountFlags, MountPropagationFlags};
 
-use super::SpecError;
 use super::spec::Mount;
-use crate::stage::MountPlan;
+use super::{Places, SpecError};
+use crate::stage::{MountPlan, MountSource};
 
 /// File systems that need nothing of the host: the kernel makes their contents.
 const VIRTUAL: [&str; 13] = [
@@ -26,8 +26,32 @@ const VIRTUAL: [&str; 13] = [
     "tracefs",
 ];
 
+/// The only place where a directory of the host may be asked for: it is the pod's, see [`Places`].
+const SHARED_MEMORY: &str = "/dev/shm";
+
+/// All mounts of a spec, and after them the files of the host that it says nothing of.
+pub fn plans(mounts: &[Mount], places: &Places) -> Result<Vec<MountPlan>, SpecError> {
+    let mut plans = mounts
+        .iter()
+        .map(|mount| plan(mount, places))
+        .collect::<Result<Vec<_>, _>>()?;
+    let safe = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    for (destination, kept) in &places.files {
+        let source = MountSource::File(kept.clone());
+        if !plans.iter().any(|plan| plan.source == source) {
+            plans.push(MountPlan {
+                destination: destination.clone(),
+                source,
+                flags: safe.bits(),
+                propagation: Vec::new(),
+            });
+        }
+    }
+    Ok(plans)
+}
+
 /// One mount of a spec, resolved to what the kernel is asked for.
-pub fn plan(mount: &Mount) -> Result<MountPlan, SpecError> {
+fn plan(mount: &Mount, places: &Places) -> Result<MountPlan, SpecError> {
     let field = format!("mounts: {}", mount.destination.display());
     let destination = absolute(&mount.destination)
         .ok_or_else(|| SpecError::invalid(&*field, "the destination is not an absolute path"))?;
@@ -39,16 +63,51 @@ pub fn plan(mount: &Mount) -> Result<MountPlan, SpecError> {
     }
     let options = Options::parse(&field, &mount.options)?;
     let is_bind = options.bind || matches!(mount.kind.as_str(), "bind" | "rbind");
-    if is_bind {
-        return Err(SpecError::unsupported(
-            field,
-            format!("bind mounts from the host (here {}) are", mount.source),
-        ));
+    let source = if is_bind {
+        bind_source(&field, mount, &destination, &options, places)?
+    } else {
+        file_system(&field, mount, &options)?
+    };
+    Ok(MountPlan {
+        destination,
+        source,
+        flags: options.flags.bits(),
+        propagation: options
+            .propagation
+            .iter()
+            .map(MountPropagationFlags::bits)
+            .collect(),
+    })
+}
+
+/// What stands for a file or directory of the host.
+fn bind_source(
+    field: &str,
+    mount: &Mount,
+    destination: &Path,
+    options: &Options,
+    places: &Places,
+) -> Result<MountSource, SpecError> {
+    if let Some(option) = options.data.first() {
+        return Err(not_possible(field, option));
     }
-    let fs_type = match mount.kind.as_str() {
+    if let Some((_, kept)) = places.files.iter().find(|(at, _)| at == destination) {
+        return Ok(MountSource::File(kept.clone()));
+    }
+    if destination == Path::new(SHARED_MEMORY) {
+        return Ok(MountSource::Directory(places.shared_memory.clone()));
+    }
+    Err(SpecError::unsupported(
+        field,
+        format!("bind mounts from the host (here {}) are", mount.source),
+    ))
+}
+
+fn file_system(field: &str, mount: &Mount, options: &Options) -> Result<MountSource, SpecError> {
+    let (fs_type, data) = match mount.kind.as_str() {
         // The guest has cgroup v2 only, whatever the host has; v1's mount options mean nothing to it.
-        "cgroup" | "cgroup2" => "cgroup2",
-        kind if VIRTUAL.contains(&kind) => kind,
+        "cgroup" | "cgroup2" => ("cgroup2", String::new()),
+        kind if VIRTUAL.contains(&kind) => (kind, options.data.join(",")),
         kind => {
             return Err(SpecError::unsupported(
                 field,
@@ -56,20 +115,9 @@ pub fn plan(mount: &Mount) -> Result<MountPlan, SpecError> {
             ));
         }
     };
-    Ok(MountPlan {
-        destination,
+    Ok(MountSource::FileSystem {
         fs_type: fs_type.to_owned(),
-        flags: options.flags.bits(),
-        propagation: options
-            .propagation
-            .iter()
-            .map(MountPropagationFlags::bits)
-            .collect(),
-        data: if fs_type == "cgroup2" {
-            String::new()
-        } else {
-            options.data.join(",")
-        },
+        data,
     })
 }
 
@@ -196,13 +244,24 @@ fn flag(name: &str) -> Option<(MountFlags, bool)> {
 mod tests {
     use super::*;
 
-    fn mount(kind: &str, destination: &str, options: &[&str]) -> Result<MountPlan, SpecError> {
-        plan(&Mount {
+    fn asked(kind: &str, destination: &str, options: &[&str]) -> Mount {
+        Mount {
             destination: destination.into(),
             kind: kind.into(),
             source: "src".into(),
             options: options.iter().map(|&o| o.to_owned()).collect(),
-        })
+        }
+    }
+
+    fn mount(kind: &str, destination: &str, options: &[&str]) -> Result<MountPlan, SpecError> {
+        plan(&asked(kind, destination, options), &Places::default())
+    }
+
+    fn data(plan: &MountPlan) -> (&str, &str) {
+        match &plan.source {
+            MountSource::FileSystem { fs_type, data } => (fs_type, data),
+            other => panic!("{other:?}"),
+        }
     }
 
     #[test]
@@ -223,14 +282,56 @@ mod tests {
         .unwrap();
         assert_eq!(plan.destination, Path::new("/dev/shm"));
         assert_eq!(plan.flags, (MountFlags::NOSUID | MountFlags::NOEXEC).bits());
-        assert_eq!(plan.data, "mode=1777,size=65536k");
+        assert_eq!(data(&plan), ("tmpfs", "mode=1777,size=65536k"));
         assert_eq!(plan.propagation.len(), 1);
     }
 
     #[test]
     fn cgroup_of_any_version_becomes_the_guests() {
         let plan = mount("cgroup", "/sys/fs/cgroup", &["ro", "memory"]).unwrap();
-        assert_eq!((plan.fs_type.as_str(), plan.data.as_str()), ("cgroup2", ""));
+        assert_eq!(data(&plan), ("cgroup2", ""));
+    }
+
+    #[test]
+    fn binds_become_copies_of_files_and_the_pods_shared_memory() {
+        let places = Places {
+            shared_memory: "/run/shm".into(),
+            files: vec![
+                ("/etc/hosts".into(), "/run/files/a/0".into()),
+                ("/etc/resolv.conf".into(), "/run/files/a/1".into()),
+            ],
+            ..Default::default()
+        };
+        let asked = [
+            asked("bind", "/etc/../etc/hosts", &["rbind", "ro", "nosuid"]),
+            asked("bind", "/dev/shm", &["rbind", "rw"]),
+        ];
+        let plans = plans(&asked, &places).unwrap();
+        let found: Vec<_> = plans
+            .iter()
+            .map(|plan| (plan.destination.to_str().unwrap(), plan.source.clone()))
+            .collect();
+        assert_eq!(
+            found,
+            [
+                ("/etc/hosts", MountSource::File("/run/files/a/0".into())),
+                ("/dev/shm", MountSource::Directory("/run/shm".into())),
+                // The spec said nothing of it.
+                (
+                    "/etc/resolv.conf",
+                    MountSource::File("/run/files/a/1".into())
+                ),
+            ]
+        );
+        let read_only = MountFlags::RDONLY | MountFlags::NOSUID;
+        assert_eq!(plans[0].flags, read_only.bits());
+        assert_eq!(plans[1].flags, 0);
+    }
+
+    #[test]
+    fn a_bind_mount_has_no_options_of_a_file_system() {
+        let error = mount("bind", "/dev/shm", &["size=1m"]).unwrap_err();
+        assert!(error.to_string().contains("size=1m"), "{error}");
     }
 
     #[test]

@@ -27,10 +27,10 @@ pub enum StageError {
         source: Cause,
     },
     /// One of the spec's mounts.
-    #[error("cannot mount {fs_type} on {}", destination.display())]
+    #[error("cannot mount {what} on {}", destination.display())]
     Mount {
-        /// Kind of file system.
-        fs_type: String,
+        /// Kind of file system, or what else.
+        what: String,
         /// Where in the container.
         destination: PathBuf,
         /// The kernel's answer.

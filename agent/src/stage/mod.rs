@@ -39,8 +39,8 @@ mod users;
 
 pub use channel::{Channel, Message};
 pub use plan::{
-    CapabilityPlan, ContainerPlan, DevicePlan, MountPlan, Plan, ProcessPlan, RlimitPlan,
-    SharedNamespaces, WindowSize,
+    CapabilityPlan, ContainerPlan, DevicePlan, MountPlan, MountSource, Plan, ProcessPlan,
+    RlimitPlan, SharedNamespaces, WindowSize,
 };
 pub use recipe::main;
 pub use root::Root;

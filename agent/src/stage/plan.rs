@@ -2,7 +2,7 @@
 //! What a stage is told to do. Written by the agent, read once by the stage of the same binary, so its form
 //! may change freely. Values are checked where they are made (`crate::oci`); here they only travel.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -70,19 +70,41 @@ pub struct ContainerPlan {
     pub domainname: String,
 }
 
-/// One call of mount(2).
+impl ContainerPlan {
+    /// Whether a path of the machine is mounted somewhere.
+    pub fn binds(&self, path: &Path) -> bool {
+        let source = MountSource::Directory(path.to_path_buf());
+        self.mounts.iter().any(|mount| mount.source == source)
+    }
+}
+
+/// One mount.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct MountPlan {
     /// Absolute, without dots, inside of the container.
     pub destination: PathBuf,
-    /// A file system that needs no source.
-    pub fs_type: String,
+    /// What is mounted there.
+    pub source: MountSource,
     /// `MS_*`.
     pub flags: u32,
     /// `MS_*`, each applied after the mount.
     pub propagation: Vec<u32>,
-    /// The file system's own options.
-    pub data: String,
+}
+
+/// Where the contents of a mount come from.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub enum MountSource {
+    /// A file system that needs no source.
+    FileSystem {
+        /// Its kind.
+        fs_type: String,
+        /// Its own options.
+        data: String,
+    },
+    /// A file of the machine.
+    File(PathBuf),
+    /// A directory of the machine.
+    Directory(PathBuf),
 }
 
 /// One device node or FIFO.

@@ -2,15 +2,20 @@
 //! Paths of a container, resolved inside of its root whatever its symbolic links say (openat2(2),
 //! `RESOLVE_IN_ROOT`), and used through descriptors, so that nobody can change them in between.
 
+use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, mkdirat, openat, openat2};
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, mkdirat, openat, openat2, readlinkat};
 use rustix::io::Errno;
 
 /// A rename elsewhere may spoil a resolution in progress; the kernel then asks for another try.
 const MAX_TRIES: u32 = 32;
+
+/// Most symbolic links that are followed to a file that is not there yet; the kernel's own limit is 40.
+const MAX_LINKS: u32 = 16;
 
 /// The root directory of a container.
 #[derive(Debug)]
@@ -57,6 +62,30 @@ impl Root {
             };
         }
         Ok(dir)
+    }
+
+    /// Opens a file; one that is missing is made, empty, for root, with mode 755 as runc does, and so are the
+    /// directories above it. A link that leads nowhere yet is followed, inside of the root.
+    pub fn make_file(&self, path: &Path) -> io::Result<OwnedFd> {
+        let mut path = path.to_path_buf();
+        for _ in 0..MAX_LINKS {
+            match self.find(&path, OFlags::PATH) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                other => return other,
+            }
+            let (parent, name) = self.make_parent(&path)?;
+            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+            match openat(&parent, name, flags, Mode::from_raw_mode(0o755)) {
+                Ok(_) => return self.find(&path, OFlags::PATH),
+                Err(Errno::EXIST) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+            let target = readlinkat(&parent, name, Vec::new())?;
+            let target = Path::new(OsStr::from_bytes(target.as_bytes()));
+            // Above the root is the root, for a path with dots as for the kernel.
+            path = path.parent().unwrap_or(Path::new("/")).join(target);
+        }
+        Err(Errno::LOOP.into())
     }
 
     /// Opens the directory that holds a path, which is made if it is missing, with the path's last name.
@@ -109,6 +138,32 @@ mod tests {
         assert!(dir.path().join("etc/more").is_dir());
         assert!(root.make_dir(Path::new("/away/x")).is_err());
         assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_missing_file_is_made_where_its_link_points_to_and_never_outside() {
+        let dir = tempfile::tempdir().unwrap();
+        let inside = |path: &str| dir.path().join(path);
+        fs::create_dir(inside("etc")).unwrap();
+        fs::write(inside("etc/there"), "kept").unwrap();
+        symlink("/run/resolve/stub.conf", inside("etc/resolv.conf")).unwrap();
+        symlink("../../../../up.conf", inside("etc/up")).unwrap();
+        symlink("loop", inside("etc/loop")).unwrap();
+        let root = Root::open(dir.path()).unwrap();
+
+        for (path, made) in [
+            ("/etc/hosts", "etc/hosts"),
+            ("/a/b/c", "a/b/c"),
+            ("/etc/resolv.conf", "run/resolve/stub.conf"),
+            ("/etc/up", "up.conf"),
+        ] {
+            root.make_file(Path::new(path)).unwrap();
+            let metadata = fs::symlink_metadata(inside(made)).unwrap();
+            assert!(metadata.is_file() && metadata.len() == 0, "{path}");
+        }
+        root.make_file(Path::new("/etc/there")).unwrap();
+        assert_eq!(fs::read(inside("etc/there")).unwrap(), b"kept");
+        assert!(root.make_file(Path::new("/etc/loop")).is_err());
     }
 
     #[test]

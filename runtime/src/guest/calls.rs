@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The agent's calls, one method each: arguments to a request, limits, answers to own types.
 
+use std::path::Path;
+
 use cube_protocol::v1::agent::{
-    BlockRoot, ContainerRequest, CreateContainerRequest, CreateProcessRequest, Empty,
+    BlockRoot, ContainerRequest, CreateContainerRequest, CreateProcessRequest, Empty, HostFile,
     NetworkRequest, ProcessRequest, ResizeTerminalRequest, SignalProcessRequest, StatsResponse,
-    UpdateContainerRequest, WaitProcessResponse,
+    UpdateContainerRequest, UpdateFileRequest, WaitProcessResponse,
 };
 use protobuf::MessageField;
 
@@ -18,17 +20,40 @@ impl Guest {
         id: &str,
         spec_json: Vec<u8>,
         root: BlockRoot,
+        files: Vec<HostFile>,
     ) -> Result<(), GuestError> {
         let request = CreateContainerRequest {
             container_id: id.into(),
             spec_json,
             root: MessageField::some(root),
+            files,
             ..Default::default()
         };
         self.call(
             "create the container",
             Some(SETUP_TIMEOUT),
             |client, context| async move { client.create_container(context, &request).await },
+        )
+        .await?;
+        Ok(())
+    }
+
+    pub(crate) async fn update_file(
+        &self,
+        id: &str,
+        destination: &Path,
+        content: &[u8],
+    ) -> Result<(), GuestError> {
+        let request = UpdateFileRequest {
+            container_id: id.into(),
+            destination: destination.display().to_string(),
+            content: content.into(),
+            ..Default::default()
+        };
+        self.call(
+            "update a file of the host",
+            Some(CALL_TIMEOUT),
+            |client, context| async move { client.update_file(context, &request).await },
         )
         .await?;
         Ok(())

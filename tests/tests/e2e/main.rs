@@ -13,6 +13,7 @@
 mod bad_input;
 mod bench;
 mod crashes;
+mod files;
 mod lifecycle;
 mod limits;
 mod many;
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
         ("limits", limits::CASES),
         ("bad_input", bad_input::CASES),
         ("crashes", crashes::CASES),
+        ("files", files::CASES),
         ("readme", readme::CASES),
         ("many", many::CASES),
         ("network", network::CASES),
