@@ -39,7 +39,7 @@ const COUNT: usize = FIRST_SLOT + BLOCK_SLOTS as usize;
 /// The address of a network slot until a sandbox claims it: locally administered, the same in every
 /// machine.
 fn neutral_mac(slot: u8) -> [u8; 6] {
-    [0x02, 0xcb, 0xe0, 0, 0, slot]
+    [0x02, 0xcb, 0xe0, 0, 0, slot + 1]
 }
 
 /// Why the devices could not be made.
