@@ -7,7 +7,7 @@
 //!
 //! ```text
 //!  the client's network ── eth0 ══ nftables, netdev family ══ cube0 ── cube-vmm ── the guest's eth0
-//!                                  wiring and policy in one table
+//!                                  wiring in one table, which is to hold the policy
 //! ```
 //!
 //! All of it is netlink from within this process: nothing is executed, no daemon is asked. It makes no
