@@ -140,6 +140,31 @@ impl Virtqueue {
         self.spare = chain.segments;
     }
 
+    /// How many requests were taken so far: a counter that wraps.
+    pub fn taken(&self) -> u16 {
+        self.queue.next_avail()
+    }
+
+    /// Puts back all requests that were taken since [`Virtqueue::taken`] was `first`, none of them touched,
+    /// and leaves the list empty. With a malformed one among them, which is the driver's again already, there
+    /// is no way back: then they go to the driver, unused.
+    pub fn put_back(
+        &mut self,
+        requests: &mut Vec<(Chain, u32)>,
+        first: u16,
+    ) -> Result<(), QueueError> {
+        let all_here = usize::from(self.taken().wrapping_sub(first)) == requests.len();
+        if all_here {
+            requests.clear();
+            self.queue.set_next_avail(first);
+            return Ok(());
+        }
+        for (_, written) in requests.iter_mut() {
+            *written = 0;
+        }
+        self.complete_together(requests)
+    }
+
     /// Returns a request to the driver, `written` bytes of its writable part filled in.
     pub fn complete(&mut self, chain: Chain, written: u32) -> Result<(), QueueError> {
         let head = chain.head;

@@ -56,6 +56,8 @@ struct Wire {
     link: Box<dyn Link>,
     /// Whether `wake` holds it.
     polled: bool,
+    /// The interface behind it was removed. What is gone does not come back.
+    gone: bool,
     receiver: Receiver,
     transmitter: Transmitter,
 }
@@ -92,6 +94,7 @@ impl Net {
         let mut wire = Wire {
             link,
             polled: false,
+            gone: false,
             receiver: Receiver::new(),
             transmitter: Transmitter::new(),
         };
@@ -114,7 +117,7 @@ impl Net {
         let Some(wire) = &mut self.wire else {
             return Ok(Work::Done);
         };
-        let Some(driver) = &mut self.driver else {
+        let (Some(driver), false) = (&mut self.driver, wire.gone) else {
             wire.watch(&self.wake, false);
             return Ok(Work::Done);
         };
@@ -127,8 +130,11 @@ impl Net {
             Stopped::Idle => true,
             // The driver says when it has buffers again.
             Stopped::NoBuffers => false,
-            // What is gone does not come back; who took it away tells this device.
-            Stopped::Gone => false,
+            // Who took it away tells this device, and the device its driver.
+            Stopped::Gone => {
+                wire.gone = true;
+                false
+            }
         };
         wire.watch(&self.wake, again);
         Ok(Work::Done)
@@ -170,7 +176,8 @@ impl Device for Net {
 
     /// Section 5.1.4: the address, then the status.
     fn read_config(&self, offset: u64, data: &mut [u8]) {
-        let status = if self.wire.is_some() { LINK_UP } else { 0 };
+        let up = self.wire.as_ref().is_some_and(|wire| !wire.gone);
+        let status = if up { LINK_UP } else { 0 };
         let [a, b, c, d, e, f] = self.mac;
         let [low, high] = status.to_le_bytes();
         read_config_bytes(&[a, b, c, d, e, f, low, high], offset, data);

@@ -53,9 +53,10 @@ impl Receiver {
         }
     }
 
-    /// Lets go of the frame that waits: it was for a driver that is gone.
+    /// Lets go of the frame that waits and of its buffers: they were a driver's that is gone.
     pub fn forget(&mut self) {
         self.len = 0;
+        self.chains.clear();
     }
 
     /// Moves frames until there are no more of them, of buffers, or of its budget.
@@ -93,6 +94,8 @@ impl Receiver {
     fn read(&mut self, link: BorrowedFd<'_>) -> Result<(), Stopped> {
         while self.len < HEADER_BYTES {
             match rustix::io::read(link, &mut *self.frame) {
+                // No frame is empty: this is an end.
+                Ok(0) => return Err(Stopped::Gone),
                 Ok(len) => self.len = len,
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => return Err(Stopped::Idle),
@@ -106,14 +109,15 @@ impl Receiver {
     }
 
     fn deliver(&mut self, queue: &mut Virtqueue, mergeable: bool) -> Result<Delivered, QueueError> {
+        // A driver that broke its queue in the middle of a frame may have left some.
+        self.chains.clear();
+        let first = queue.taken();
         let mut room = 0;
         // The queue's length bounds this, however short the buffers are.
         while room < self.len {
             let full = !mergeable && !self.chains.is_empty();
             let Some(chain) = (if full { None } else { queue.pop()? }) else {
-                while let Some((chain, _)) = self.chains.pop() {
-                    queue.unpop(chain);
-                }
+                queue.put_back(&mut self.chains, first)?;
                 return Ok(if full {
                     Delivered::Dropped
                 } else {

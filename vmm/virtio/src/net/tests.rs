@@ -10,7 +10,8 @@ use std::sync::{Arc, Mutex};
 use proptest::prelude::*;
 
 use super::{HEADER_BYTES, Link, MAX_FRAME_BYTES, Net, Offload, RECEIVE_BUDGET, feature};
-use crate::testing::{BUFFERS, Driver, F_EVENT_IDX, F_VERSION_1, Part};
+use crate::registers::offset;
+use crate::testing::{BUFFERS, Driver, DriverQueue, F_EVENT_IDX, F_VERSION_1, Part};
 
 const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 const RX: usize = 0;
@@ -273,7 +274,141 @@ fn a_wire_whose_other_end_is_gone_does_not_spin() {
     assert!(!driver.run_once(std::time::Duration::ZERO), "it spins");
 }
 
+#[test]
+fn a_wire_that_ends_has_no_carrier_and_is_not_asked_again() {
+    let mut driver = start(MERGEABLE);
+    let wire = attach(&driver);
+    buffers(&mut driver, &[100, 100]);
+    wire.socket.send(&[]).unwrap();
+    driver.run();
+    assert_eq!(driver.config(6), [0, 0]);
+    wire.socket.send(&frame(80, 1)).unwrap();
+    driver.kick(RX);
+    assert_eq!(driver.queues[RX].take(), None);
+    assert!(!driver.run_once(std::time::Duration::ZERO), "it spins");
+    assert!(driver.transport.configure(Net::detach));
+    let wire = attach(&driver);
+    assert_eq!(driver.config(6), [1, 0]);
+    wire.socket.send(&frame(80, 1)).unwrap();
+    driver.run();
+    assert_eq!(driver.queues[RX].take().map(|used| used.1), Some(80));
+}
+
+/// What a driver does after its device has failed: everything anew.
+fn restart(driver: &mut Driver<Net>) {
+    driver.negotiate(MERGEABLE);
+    for index in [RX, TX] {
+        let queue = DriverQueue::new(driver.memory.clone(), index, driver.queues[index].size);
+        driver.poke(queue.avail, &[0; 0x1000]);
+        driver.poke(queue.used, &[0; 0x1000]);
+        driver.set_up(index, &queue);
+        driver.queues[index] = queue;
+    }
+    driver.write(offset::STATUS, 15);
+}
+
+#[test]
+fn buffers_of_a_driver_that_broke_its_queue_mean_nothing_to_the_next_one() {
+    let mut driver = start(MERGEABLE);
+    let wire = attach(&driver);
+    driver.queues[RX].add(&[Part::Write(BUFFERS, 1000)]);
+    driver.queues[RX].add(&[Part::Write(u64::MAX - 4000, 2000)]);
+    driver.kick(RX);
+    wire.socket.send(&frame(2000, 1)).unwrap();
+    driver.run();
+    assert!(!driver.transport.is_running(), "memory that is not there");
+    restart(&mut driver);
+    buffers(&mut driver, &[100]);
+    wire.socket.send(&frame(80, 2)).unwrap();
+    driver.run();
+    assert_eq!(driver.queues[RX].take().map(|used| used.1), Some(80));
+}
+
+#[test]
+fn a_malformed_buffer_among_too_few_loses_and_repeats_none() {
+    let mut driver = start(MERGEABLE);
+    let wire = attach(&driver);
+    let good = driver.queues[RX].add(&[Part::Write(BUFFERS, 50)]);
+    // What the device may write comes after what it reads, never before.
+    let bad = driver.queues[RX].add(&[Part::Write(BUFFERS, 50), Part::Read(BUFFERS, 50)]);
+    driver.kick(RX);
+    wire.socket.send(&frame(80, 1)).unwrap();
+    driver.run();
+    let mut back: Vec<_> = std::iter::from_fn(|| driver.queues[RX].take()).collect();
+    back.sort_unstable();
+    let mut expect = [(good, 0), (bad, 0)];
+    expect.sort_unstable();
+    assert_eq!(back, expect);
+    buffers(&mut driver, &[100]);
+    assert_eq!(
+        driver.queues[RX].take().map(|used| used.1),
+        Some(80),
+        "the frame has waited"
+    );
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Act {
+    Buffer(u64, u32),
+    Backwards,
+    Publish(u16),
+    Frame(usize),
+    Send(u64, u32),
+    Restart,
+}
+
+fn act() -> impl Strategy<Value = Act> {
+    let addr = prop_oneof![4 => BUFFERS..BUFFERS + 0x10_0000, 1 => any::<u64>()];
+    prop_oneof![
+        6 => (addr.clone(), 0u32..3000).prop_map(|(addr, len)| Act::Buffer(addr, len)),
+        1 => Just(Act::Backwards),
+        1 => any::<u16>().prop_map(Act::Publish),
+        6 => (0usize..4000).prop_map(Act::Frame),
+        2 => (addr, any::<u32>()).prop_map(|(addr, len)| Act::Send(addr, len)),
+        2 => Just(Act::Restart),
+    ]
+}
+
 proptest! {
+    /// Nothing that a driver does ends the VMM or keeps its thread busy, and the device of a driver that
+    /// starts anew works.
+    #[test]
+    fn a_hostile_driver_harms_only_itself(acts in prop::collection::vec(act(), 1..40)) {
+        let mut driver = start(MERGEABLE);
+        let wire = attach(&driver);
+        for act in acts {
+            match act {
+                Act::Buffer(addr, len) if driver.queues[RX].free() > 0 => {
+                    driver.queues[RX].add(&[Part::Write(addr, len)]);
+                }
+                Act::Backwards if driver.queues[RX].free() > 1 => {
+                    driver.queues[RX].add(&[Part::Write(BUFFERS, 9), Part::Read(BUFFERS, 9)]);
+                }
+                Act::Buffer(..) | Act::Backwards => {}
+                Act::Publish(head) => driver.queues[RX].publish(head),
+                Act::Frame(len) => {
+                    // The wire may be full.
+                    let _full = wire.socket.send(&frame(HEADER_BYTES + len, 1));
+                }
+                Act::Send(addr, len) if driver.queues[TX].free() > 0 => {
+                    driver.queues[TX].add(&[Part::Read(addr, len)]);
+                }
+                Act::Send(..) => {}
+                Act::Restart => restart(&mut driver),
+            }
+            driver.write(offset::QUEUE_NOTIFY, 0);
+            driver.write(offset::QUEUE_NOTIFY, 1);
+            let calls = (0..1000).take_while(|_| driver.run_once(std::time::Duration::ZERO)).count();
+            prop_assert!(calls < 1000, "it spins");
+        }
+        restart(&mut driver);
+        driver.queues[RX].add(&[Part::Write(BUFFERS, 5000)]);
+        driver.kick(RX);
+        let _full = wire.socket.send(&frame(60, 2));
+        driver.run();
+        prop_assert!(driver.queues[RX].take().is_some());
+    }
+
     /// Whatever the lengths, each frame arrives whole, in order and in as many buffers as its header says.
     #[test]
     fn frames_arrive_whole_in_buffers_of_any_length(
