@@ -43,7 +43,11 @@ class Contexts:
         if len(self.all) >= MOST_CONTEXTS:
             raise TooMany
         context = Context(str(uuid.uuid4()), Kernel(languages.find(language), cwd or self.cwd))
-        await context.kernel.start()
+        try:
+            await context.kernel.start()
+        except BaseException:
+            await context.kernel.stop()
+            raise
         self.all[context.id] = context
         return context
 

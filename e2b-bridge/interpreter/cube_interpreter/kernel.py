@@ -42,12 +42,16 @@ class Kernel:
             connection_file=f"{self.directory.name}/connection.json",
         )
         self.client = None
+        # The client of the execution in progress, which closes it if it is no longer the kernel's.
+        self.in_use = None
 
     async def start(self):
         try:
             await self.manager.start_kernel(cwd=self.cwd)
         except NoSuchKernel:
             raise UnknownLanguage(self.language.name) from None
+        except OSError as error:
+            raise KernelFailed(self.language.name, error) from error
         await self._connect()
 
     async def restart(self):
@@ -57,7 +61,8 @@ class Kernel:
     async def stop(self):
         if self.client:
             self.client.stop_channels()
-        await self.manager.shutdown_kernel(now=True)
+        if self.manager.has_kernel:
+            await self.manager.shutdown_kernel(now=True)
         self.directory.cleanup()
 
     async def run(self, code, variables):
@@ -75,7 +80,7 @@ class Kernel:
                     raise
 
     async def _connect(self):
-        if self.client:
+        if self.client and self.client is not self.in_use:
             self.client.stop_channels()
         self.client = self.manager.client()
         self.client.start_channels()
@@ -87,10 +92,19 @@ class Kernel:
             await self._quietly(self.language.prepare)
 
     async def _execute(self, code):
-        message = self.client.execute(code, allow_stdin=False)
-        while True:
+        client = self.in_use = self.client
+        try:
+            async for line in self._lines(client, client.execute(code, allow_stdin=False)):
+                yield line
+        finally:
+            self.in_use = None
+            if client is not self.client:
+                client.stop_channels()
+
+    async def _lines(self, client, message):
+        while client is self.client:
             try:
-                reply = await self.client.get_iopub_msg(timeout=KEEPALIVE_S)
+                reply = await client.get_iopub_msg(timeout=KEEPALIVE_S)
             except queue.Empty:
                 if not await self.manager.is_alive():
                     yield outputs.error("KernelDied", "the kernel ended while it ran this code; it is started anew by the next")
@@ -103,6 +117,7 @@ class Kernel:
                 return
             if found := outputs.line(reply["msg_type"], reply["content"]):
                 yield found
+        yield outputs.error("KernelRestarted", "the kernel was restarted while it ran this code")
 
     async def _interrupt(self, execution):
         """Ends what nobody waits for. Code that ignores the interrupt loses its kernel."""
@@ -127,7 +142,10 @@ class Kernel:
     async def _quietly(self, code):
         message = self.client.execute(code, silent=True, store_history=False, allow_stdin=False)
         while True:
-            reply = await self.client.get_shell_msg(timeout=START_S)
+            try:
+                reply = await self.client.get_shell_msg(timeout=START_S)
+            except queue.Empty:
+                raise KernelFailed(self.language.name, f"no answer within {START_S} s") from None
             if reply["parent_header"].get("msg_id") == message:
                 break
         if reply["content"]["status"] != "ok":
