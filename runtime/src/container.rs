@@ -11,7 +11,7 @@ use tokio::sync::Mutex;
 use crate::error::Kind;
 use crate::guest::{Guest, GuestError};
 use crate::hooks::{HookError, Hooks, Point};
-use crate::host_files::{Following, HostFileError, HostFiles};
+use crate::host_files::{self, Following, HostFileError, HostFiles};
 use crate::rootfs::{DiskSpec, RootfsError, RootfsMount};
 use crate::slots::{SlotLease, Slots};
 use crate::spec::{self, OciSpec, SpecError};
@@ -60,7 +60,11 @@ impl Container {
         let oci = asked.oci.read();
         spec::check_container(oci).map_err(ContainerError::Spec)?;
         let disk = DiskSpec::from_mounts(&asked.rootfs).map_err(ContainerError::Rootfs)?;
-        let mut files = HostFiles::read(oci).map_err(ContainerError::HostFile)?;
+        let wanted = host_files::wanted(oci);
+        let reading = tokio::task::spawn_blocking(move || HostFiles::read(&wanted)).await;
+        let mut files = reading
+            .map_err(|_| ContainerError::Abandoned)?
+            .map_err(ContainerError::HostFile)?;
 
         let attaching = trace::stage("attach");
         let (disk, slot) = {

@@ -100,29 +100,44 @@ pub(crate) fn is_file(mount: &Mount) -> bool {
     matches!(source, Some(Ok(metadata)) if metadata.is_file() && metadata.len() <= MAX_BYTES)
 }
 
+/// A file that a spec binds.
+#[derive(Debug)]
+pub(crate) struct Bound {
+    source: PathBuf,
+    destination: PathBuf,
+}
+
+/// The files that a spec binds.
+pub(crate) fn wanted(spec: &Spec) -> Vec<Bound> {
+    let mounts = spec.mounts().iter().flatten();
+    let files = mounts.filter(|mount| crate::spec::is_bind(mount) && is_file(mount));
+    let bound = files.filter_map(|mount| {
+        Some(Bound {
+            source: mount.source().clone()?,
+            destination: mount.destination().clone(),
+        })
+    });
+    bound.collect()
+}
+
 impl HostFiles {
-    /// Reads all that a spec binds. The watch begins first, so that no change is missed. Blocking; in the
+    /// Reads the files of [`wanted`]. The watch begins first, so that no change is missed. Blocking; in the
     /// context of an asynchronous runtime.
-    pub(crate) fn read(spec: &Spec) -> Result<Self, HostFileError> {
-        let mounts = spec.mounts().iter().flatten();
-        let wanted: Vec<(&Path, &Path)> = mounts
-            .filter(|mount| crate::spec::is_bind(mount) && is_file(mount))
-            .filter_map(|mount| Some((mount.source().as_deref()?, mount.destination().as_path())))
-            .collect();
+    pub(crate) fn read(wanted: &[Bound]) -> Result<Self, HostFileError> {
         if wanted.is_empty() {
             return Ok(Self {
                 files: Vec::new(),
                 watch: None,
             });
         }
-        let watch = watch(wanted.iter().map(|(source, _)| *source));
+        let watch = watch(wanted.iter().map(|bound| bound.source.as_path()));
         let watch = watch.inspect_err(|error| {
             // A host's limit of watches is no reason not to start a container.
             tracing::warn!(error = %chain(error), "files of the host are copied and not followed");
         });
         let files = wanted
-            .into_iter()
-            .map(|(source, destination)| copy(source, destination))
+            .iter()
+            .map(|bound| copy(&bound.source, &bound.destination))
             .collect::<Result<Vec<_>, _>>()?;
         let bytes = files.iter().map(|file| file.content.len()).sum();
         if bytes > MAX_TOTAL_BYTES {
@@ -281,7 +296,7 @@ mod tests {
         let hosts = dir.path().join("hosts");
         fs::write(&hosts, "127.0.0.1 me\n").unwrap();
         fs::set_permissions(&hosts, fs::Permissions::from_mode(0o640)).unwrap();
-        let files = HostFiles::read(&spec(&[(&hosts, "/etc/hosts")])).unwrap();
+        let files = HostFiles::read(&wanted(&spec(&[(&hosts, "/etc/hosts")]))).unwrap();
         let messages = files.messages();
         assert_eq!(messages.len(), 1);
         assert_eq!(messages[0].destination, "/etc/hosts");
@@ -326,9 +341,9 @@ mod tests {
             .iter()
             .map(|path| (path.as_path(), path.to_str().unwrap()))
             .collect();
-        let error = HostFiles::read(&spec(&mounts)).unwrap_err();
+        let error = HostFiles::read(&wanted(&spec(&mounts))).unwrap_err();
         assert!(matches!(error, HostFileError::TooMuch { bytes } if bytes == 4 << 20));
-        assert!(HostFiles::read(&spec(&mounts[..3])).is_ok());
+        assert!(HostFiles::read(&wanted(&spec(&mounts[..3]))).is_ok());
     }
 
     #[test]
@@ -352,7 +367,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("resolv.conf");
         fs::write(&path, "old").unwrap();
-        let files = HostFiles::read(&spec(&[(&path, "/etc/resolv.conf")])).unwrap();
+        let files = HostFiles::read(&wanted(&spec(&[(&path, "/etc/resolv.conf")]))).unwrap();
         let watch = files.watch.unwrap();
         fs::write(&path, "new").unwrap();
         wait(&watch).await.unwrap();

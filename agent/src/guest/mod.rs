@@ -8,7 +8,6 @@
 mod identity;
 mod modules;
 mod mounts;
-mod network;
 pub mod processor;
 mod settings;
 
@@ -113,7 +112,7 @@ pub fn boot() -> Result<Layout, BootError> {
     processor::keep_to_one();
     modules::load_boot_modules()?;
     crate::network::load()?;
-    network::loopback_up().map_err(|error| BootError::Loopback(error.into()))?;
+    crate::network::raise_loopback().map_err(|error| BootError::Loopback(error.into()))?;
     let cgroup = PathBuf::from(mounts::CGROUP);
     cgroup::delegate(&cgroup)?;
     Ok(Layout {

@@ -13,10 +13,13 @@
 mod device;
 mod netlink;
 mod request;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
+use std::io;
 
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
+use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_REPLACE};
 use netlink_packet_route::RouteNetlinkMessage as Message;
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 use thiserror::Error;
@@ -58,6 +61,15 @@ pub enum NetworkError {
     },
 }
 
+/// The loopback interface is the first of every network namespace.
+const LOOPBACK: u32 = 1;
+
+/// Brings the loopback interface up.
+pub fn raise_loopback() -> io::Result<()> {
+    let up = Message::SetLink(link(LOOPBACK, Some(true)));
+    Netlink::open()?.request(up, 0)
+}
+
 /// Makes the machine's network this one.
 pub fn configure(network: &Network) -> Result<(), NetworkError> {
     let mut kernel = Kernel {
@@ -67,11 +79,7 @@ pub fn configure(network: &Network) -> Result<(), NetworkError> {
     for interface in &network.interfaces {
         kernel.interface(interface)?;
     }
-    for route in &network.routes {
-        let number = kernel.number(&route.interface)?;
-        let message = Message::NewRoute(route.message(number));
-        kernel.set(|| format!("set the route {route}"), message)?;
-    }
+    kernel.routes(network)?;
     for neighbour in &network.neighbours {
         let number = kernel.number(&neighbour.interface)?;
         let message = Message::NewNeighbour(neighbour.message(number));
@@ -105,7 +113,12 @@ impl Kernel {
         ];
         let message = Message::SetLink(named);
         self.set(
-            || format!("give {name} its name and its MTU of {}", wanted.mtu),
+            || {
+                format!(
+                    "give {name} its name, its hardware address and its MTU of {}",
+                    wanted.mtu
+                )
+            },
             message,
         )?;
         let message = Message::SetLink(link(number, Some(true)));
@@ -119,6 +132,15 @@ impl Kernel {
         Ok(())
     }
 
+    fn routes(&mut self, network: &Network) -> Result<(), NetworkError> {
+        for route in &network.routes {
+            let number = self.number(&route.interface)?;
+            let message = Message::NewRoute(route.message(number));
+            self.set(|| format!("set the route {route}"), message)?;
+        }
+        Ok(())
+    }
+
     fn number(&self, interface: &str) -> Result<u32, NetworkError> {
         let number = self.numbers.get(interface).copied();
         number.ok_or(NetworkError::Request { field: "interface" })
@@ -129,15 +151,19 @@ impl Kernel {
         operation: impl FnOnce() -> String,
         message: Message,
     ) -> Result<(), NetworkError> {
-        let flags = match message {
-            Message::SetLink(_) => 0,
-            _ => NLM_F_CREATE | NLM_F_REPLACE,
+        let (flags, may_exist) = match message {
+            Message::SetLink(_) => (0, false),
+            // A replaced route may be another interface's: fe80::/64 is everybody's.
+            Message::NewRoute(_) => (NLM_F_CREATE | NLM_F_APPEND, true),
+            _ => (NLM_F_CREATE | NLM_F_REPLACE, false),
         };
-        let done = self.netlink.request(message, flags);
-        done.map_err(|error| NetworkError::Set {
-            operation: operation(),
-            source: error.into(),
-        })
+        match self.netlink.request(message, flags) {
+            Err(error) if may_exist && error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            done => done.map_err(|error| NetworkError::Set {
+                operation: operation(),
+                source: error.into(),
+            }),
+        }
     }
 }
 

@@ -94,14 +94,17 @@ fn interface(wanted: wire::NetInterface) -> Result<Interface, NetworkError> {
 }
 
 fn route(wanted: wire::NetRoute) -> Result<Route, NetworkError> {
-    let optional = |bytes: &[u8], field| match bytes {
-        [] => Ok(None),
-        bytes => ip(bytes, field).map(Some),
-    };
     let ipv6 = match wanted.family {
         4 => false,
         6 => true,
         _ => return Err(malformed("family")),
+    };
+    let optional = |bytes: &[u8], field| match bytes {
+        [] => Ok(None),
+        bytes => match ip(bytes, field)? {
+            ip if ip.is_ipv6() == ipv6 => Ok(Some(ip)),
+            _ => Err(malformed(field)),
+        },
     };
     Ok(Route {
         ipv6,
@@ -241,6 +244,7 @@ mod tests {
         refused(route(|route| route.family = 5), "family");
         refused(route(|route| route.prefix_len = 33), "prefix_len");
         refused(route(|route| route.gateway = vec![1, 2, 3]), "gateway");
+        refused(route(|route| route.gateway = vec![0; 16]), "gateway");
         refused(route(|route| route.scope = 256), "scope");
         let mut request = wire::NetworkRequest::new();
         request.interfaces.push(wire::NetInterface::new());
