@@ -35,7 +35,7 @@ pub enum LockError {
 /// A lock held until it is dropped. Its file stays: removing it would let two instances lock two
 /// files of one name.
 #[derive(Debug)]
-pub struct Lock(#[allow(dead_code, reason = "holding it open is its use")] File);
+pub struct Lock(File);
 
 impl Lock {
     /// Locks `guarded` through `file`, without waiting.
@@ -76,6 +76,16 @@ impl Lock {
     }
 }
 
+/// Closing the file is not enough: a child that is between its fork and its exec has a descriptor of it
+/// too, and the lock is the open file's (flock(2)). Unlocking ends it for all of them.
+impl Drop for Lock {
+    fn drop(&mut self) {
+        if let Err(error) = rustix::fs::flock(&self.0, FlockOperation::Unlock) {
+            tracing::warn!(%error, "could not unlock");
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -89,5 +99,16 @@ mod tests {
         assert!(error.contains(&std::process::id().to_string()), "{error}");
         drop(first);
         Lock::take(dir.path(), &file).unwrap();
+    }
+
+    #[test]
+    fn lock_ends_although_a_child_still_has_its_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("lock");
+        let first = Lock::take(dir.path(), &file).unwrap();
+        let inherited = first.0.try_clone().unwrap();
+        drop(first);
+        Lock::take(dir.path(), &file).unwrap();
+        drop(inherited);
     }
 }

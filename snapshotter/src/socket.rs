@@ -125,6 +125,14 @@ fn clear_stale(path: &Path) -> Result<(), SocketError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, bind, socket};
+
+    /// What a dead instance leaves. It never listened: a listener that was dropped lives on for as long
+    /// as a child of another test is between its fork and its exec.
+    fn leave_stale(path: &Path) {
+        let stale = socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
+        bind(&stale, &SocketAddrUnix::new(path).unwrap()).unwrap();
+    }
 
     #[test]
     fn stale_socket_is_replaced_and_live_or_foreign_one_is_not() {
@@ -136,7 +144,7 @@ mod tests {
         drop(socket);
         assert!(!path.exists());
 
-        drop(UnixListener::bind(&path).unwrap());
+        leave_stale(&path);
         let (socket, _listener) = Socket::bind(&path).unwrap();
         drop(socket);
 
