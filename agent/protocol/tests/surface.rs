@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The wire surface is frozen: every call, field, number and type of `proto/agent.proto` as one line each,
+//! The wire surface is frozen: every call, field, number and type of the files in `proto/` as one line each,
 //! compared with `surface.golden`. `UPDATE_GOLDEN=1` rewrites it, and the difference is what a review sees.
 
 use std::path::Path;
 
-use cube_protocol::v1::agent::file_descriptor;
-use protobuf::descriptor::{DescriptorProto, FieldDescriptorProto};
+use cube_protocol::v1::{agent, plane};
+use protobuf::descriptor::{
+    DescriptorProto, EnumDescriptorProto, FieldDescriptorProto, FileDescriptorProto,
+};
 
 #[test]
 fn the_surface_equals_the_golden_file() {
@@ -22,12 +24,18 @@ fn the_surface_equals_the_golden_file() {
 }
 
 fn surface() -> String {
-    let file = file_descriptor().proto();
     let mut lines = vec![
         format!("version {}", cube_protocol::PROTOCOL_VERSION),
         format!("control port {}", cube_protocol::CONTROL_PORT),
         format!("stream port {}", cube_protocol::STREAM_PORT),
+        format!("plane port {}", cube_protocol::PLANE_PORT),
     ];
+    push_file(&mut lines, agent::file_descriptor().proto());
+    push_file(&mut lines, plane::file_descriptor().proto());
+    lines.join("\n") + "\n"
+}
+
+fn push_file(lines: &mut Vec<String>, file: &FileDescriptorProto) {
     for service in &file.service {
         for method in &service.method {
             lines.push(format!(
@@ -41,9 +49,23 @@ fn surface() -> String {
         }
     }
     for message in &file.message_type {
-        push_message(&mut lines, message);
+        push_message(lines, message);
     }
-    lines.join("\n") + "\n"
+    for kind in &file.enum_type {
+        push_enum(lines, kind);
+    }
+}
+
+fn push_enum(lines: &mut Vec<String>, kind: &EnumDescriptorProto) {
+    lines.push(kind.name().to_owned());
+    for value in &kind.value {
+        lines.push(format!(
+            "{}.{} = {}",
+            kind.name(),
+            value.name(),
+            value.number()
+        ));
+    }
 }
 
 fn push_message(lines: &mut Vec<String>, message: &DescriptorProto) {
