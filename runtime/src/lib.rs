@@ -21,6 +21,7 @@
 //! | [`sandbox`] | the waist itself |
 //! | [`container`] | one container of a sandbox |
 //! | [`process`] | one process: streams, signals, exit |
+//! | [`plane`] | a container beside its shim: jobs, files, watches |
 //! | [`template`] | the booted guests on disk that sandboxes are restored from |
 //! | [`rootfs`] | from containerd's mounts to a disk for a block slot |
 //! | [`mod@reap`] | removing a sandbox from its files alone |
@@ -41,6 +42,7 @@ mod image;
 mod launch;
 pub mod layout;
 mod network;
+pub mod plane;
 pub mod process;
 pub mod reap;
 pub mod rootfs;
@@ -62,6 +64,7 @@ pub use hooks::HookError;
 pub use image::ImageError;
 pub use layout::{Layout, SandboxKey};
 pub use network::{NetworkError, UndoError};
+pub use plane::{Plane, PlaneError};
 pub use process::{Command, Exit, Process, SpawnError, StartError};
 pub use reap::reap;
 pub use rootfs::RootfsMount;

@@ -6,8 +6,8 @@
 //! ```
 //!
 //! The first frame is the host's: a message with an [`Opening`](crate::v1::plane::Opening). What follows is
-//! told with [`Answer`](crate::v1::plane::Answer) in `proto/plane.proto`. Pure arithmetic: each side reads
-//! [`HEADER_LEN`] bytes, decodes them, and then the payload that they announce.
+//! told with [`Answer`](crate::v1::plane::Answer) in `proto/plane.proto`. Nothing here reads or writes: a side
+//! sends what [`encode`] gives, and puts what it received into [`Received`].
 
 use thiserror::Error;
 
@@ -17,6 +17,9 @@ pub const HEADER_LEN: usize = 5;
 /// Longest payload. Whoever receives allocates no more than this for a frame; a command with its
 /// environment has to fit, and several chunks of a file may be on their way.
 pub const MAX_PAYLOAD_LEN: usize = 1 << 20;
+
+/// Room to receive into when nothing says how much there will be: most frames are a few lines of text.
+const SMALL: usize = 4096;
 
 /// What a payload is.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -102,6 +105,53 @@ impl FrameHeader {
     }
 }
 
+/// A whole frame, as it is sent.
+pub fn encode(kind: FrameKind, payload: &[u8]) -> Result<Vec<u8>, FrameError> {
+    let header = FrameHeader::new(kind, payload)?.encode();
+    Ok([header.as_slice(), payload].concat())
+}
+
+/// Bytes that were received and are not frames yet.
+#[derive(Debug, Default)]
+pub struct Received(Vec<u8>);
+
+impl Received {
+    /// Where to append what is received next: with room for the rest of a frame that has begun, and never
+    /// for more than that and a little.
+    pub fn room(&mut self) -> &mut Vec<u8> {
+        let missing = match self.header() {
+            Some(Ok(header)) => (HEADER_LEN + header.len).saturating_sub(self.0.len()),
+            Some(Err(_)) | None => 0,
+        };
+        self.0.reserve(missing.max(SMALL));
+        &mut self.0
+    }
+
+    /// Takes the next frame, if all of it is there.
+    pub fn take(&mut self) -> Result<Option<(FrameKind, Vec<u8>)>, FrameError> {
+        let Some(header) = self.header().transpose()? else {
+            return Ok(None);
+        };
+        let end = HEADER_LEN + header.len;
+        if self.0.len() < end {
+            return Ok(None);
+        }
+        let payload = self.0[HEADER_LEN..end].to_vec();
+        self.0.drain(..end);
+        Ok(Some((header.kind, payload)))
+    }
+
+    /// Whether a frame has begun.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn header(&self) -> Option<Result<FrameHeader, FrameError>> {
+        let header = self.0.first_chunk::<HEADER_LEN>()?;
+        Some(FrameHeader::decode(*header))
+    }
+}
+
 impl FrameKind {
     fn code(self) -> u8 {
         match self {
@@ -158,6 +208,24 @@ mod tests {
                 prop_assert!(header.len <= MAX_PAYLOAD_LEN);
                 prop_assert_eq!(header.encode(), bytes);
             }
+        }
+
+        #[test]
+        fn frames_arrive_whole_and_in_order_however_they_are_cut(
+            payloads in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..50), 1..8),
+            cut in 1_usize..40,
+        ) {
+            let sent: Vec<u8> = payloads.iter().flat_map(|p| encode(FrameKind::Output, p).unwrap()).collect();
+            let (mut received, mut frames) = (Received::default(), Vec::new());
+            for part in sent.chunks(cut) {
+                received.room().extend_from_slice(part);
+                while let Some((kind, payload)) = received.take().unwrap() {
+                    prop_assert_eq!(kind, FrameKind::Output);
+                    frames.push(payload);
+                }
+            }
+            prop_assert!(received.is_empty());
+            prop_assert_eq!(frames, payloads);
         }
     }
 }

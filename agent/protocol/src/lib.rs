@@ -14,7 +14,10 @@
 mod frame;
 mod stream;
 
-pub use frame::{FrameError, FrameHeader, FrameKind, HEADER_LEN, MAX_PAYLOAD_LEN};
+pub use frame::{
+    FrameError, FrameHeader, FrameKind, HEADER_LEN, MAX_PAYLOAD_LEN, Received,
+    encode as encode_frame,
+};
 pub use stream::{HelloError, MAX_HELLO_LEN, MAX_ID_LEN, Stdio, StreamAnswer, StreamHello};
 
 /// Messages and the ttrpc services of `proto/agent.proto` and `proto/plane.proto`.

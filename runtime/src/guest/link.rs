@@ -14,13 +14,13 @@ use tokio::sync::oneshot;
 
 /// A stream with a witness: the receiver of [`Link::new`] resolves when it is dropped.
 #[derive(Debug)]
-pub(super) struct Link {
+pub(crate) struct Link {
     stream: UnixStream,
     _witness: oneshot::Sender<()>,
 }
 
 impl Link {
-    pub(super) fn new(stream: UnixStream) -> (Self, oneshot::Receiver<()>) {
+    pub(crate) fn new(stream: UnixStream) -> (Self, oneshot::Receiver<()>) {
         let (witness, gone) = oneshot::channel();
         let link = Self {
             stream,

@@ -27,6 +27,7 @@ use ttrpc::context::{self, Context};
 
 pub use connect::ClaimError;
 pub(crate) use connect::{connect, connect_restored};
+pub(crate) use link::Link;
 
 use crate::error::Kind;
 use crate::exit::VmmExit;

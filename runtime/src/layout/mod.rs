@@ -31,6 +31,9 @@ pub use state::{InterfaceState, NamespaceState, NetworkState, SandboxState, VmmS
 /// Name of the state file.
 pub(crate) const STATE_FILE: &str = "sandbox.json";
 
+/// Name of the socket that leads to the guest's vsock.
+pub(crate) const VSOCK_SOCKET: &str = "vsock.sock";
+
 /// Where sandboxes are.
 #[derive(Clone, Debug)]
 pub struct Layout {
