@@ -16,10 +16,12 @@
 //! | module | what |
 //! |---|---|
 //! | [`netlink`] | one blocking exchange with the kernel after the other |
+//! | [`policy`] | what a sandbox may send to, as text and as data |
 //! | [`table`] | wiring interfaces to taps, in one transaction |
 //! | [`wire`] | namespaces; what is in them; taps brought up; interfaces watched |
 
 pub mod netlink;
 mod nft;
+pub mod policy;
 pub mod table;
 pub mod wire;

@@ -22,14 +22,16 @@ pub(crate) enum Kind {
     DeleteTable = 2,
     NewChain = 3,
     NewRule = 6,
+    /// Without a rule: all of its chain.
+    DeleteRule = 8,
+    NewSet = 9,
+    NewElements = 12,
+    /// Without elements: all of its set.
+    DeleteElements = 14,
 }
 
-/// Whose tables: `NFPROTO_*`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub(crate) enum Family {
-    Netdev = 5,
-}
+/// Of the tables that hang at links: `NFPROTO_NETDEV`.
+const NETDEV: u8 = 5;
 
 /// Changes that belong together.
 pub(crate) struct Batch {
@@ -48,55 +50,43 @@ impl Batch {
         batch
     }
 
-    /// Adds a change.
-    pub(crate) fn add(
-        &mut self,
-        kind: Kind,
-        family: Family,
-        attributes: impl FnOnce(&mut Attributes<'_>),
-    ) {
-        self.add_with(0, kind, family, attributes);
+    /// The number of the next change: no two have the same.
+    pub(crate) fn next(&self) -> u32 {
+        self.sequence
     }
 
-    fn add_with(
-        &mut self,
-        more: u16,
-        kind: Kind,
-        family: Family,
-        attributes: impl FnOnce(&mut Attributes<'_>),
-    ) {
+    /// Adds a change.
+    pub(crate) fn add(&mut self, kind: Kind, attributes: impl FnOnce(&mut Attributes<'_>)) {
+        self.add_with(0, kind, attributes);
+    }
+
+    fn add_with(&mut self, more: u16, kind: Kind, attributes: impl FnOnce(&mut Attributes<'_>)) {
         let flags = match kind {
-            Kind::GetTable | Kind::DeleteTable => 0,
-            Kind::NewTable | Kind::NewChain => NLM_F_CREATE,
+            Kind::GetTable | Kind::DeleteTable | Kind::DeleteRule | Kind::DeleteElements => 0,
+            Kind::NewTable | Kind::NewChain | Kind::NewSet | Kind::NewElements => NLM_F_CREATE,
             // Rules are in the order in which they come.
             Kind::NewRule => NLM_F_CREATE | NLM_F_APPEND,
         };
         let flags = NLM_F_REQUEST | NLM_F_ACK | flags | more;
         let kind = NFTABLES << 8 | kind as u16;
-        self.message(kind, flags, family as u8, 0, attributes);
+        self.message(kind, flags, NETDEV, 0, attributes);
     }
 
     /// Adds a change that is refused if what it makes is there already.
-    pub(crate) fn add_new(
-        &mut self,
-        kind: Kind,
-        family: Family,
-        attributes: impl FnOnce(&mut Attributes<'_>),
-    ) {
-        self.add_with(NLM_F_EXCL, kind, family, attributes);
+    pub(crate) fn add_new(&mut self, kind: Kind, attributes: impl FnOnce(&mut Attributes<'_>)) {
+        self.add_with(NLM_F_EXCL, kind, attributes);
     }
 
     /// Asks for one object, which no transaction can.
     pub(crate) fn ask(
         kind: Kind,
-        family: Family,
         attributes: impl FnOnce(&mut Attributes<'_>),
     ) -> Result<(), NetlinkError> {
         let mut question = Self {
             bytes: Vec::new(),
             sequence: 0,
         };
-        question.add(kind, family, attributes);
+        question.add(kind, attributes);
         Netfilter::open()?.commit(&question.bytes, 0)
     }
 

@@ -1,90 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The table in namespaces that a test has filled, with packets through it.
 
-use std::io::{Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::LinkMessage;
 
+use super::lab::{bench, pair, talk};
 use super::*;
 use crate::netlink::Route;
+use crate::wire::Namespace;
 use crate::wire::lab::{self, Lab};
-use crate::wire::{Namespace, raise, scan};
-
-/// A namespace in the middle: `eth0` to a client's network, and a veth in place of a tap, with a namespace
-/// in place of a guest behind it.
-struct Bench {
-    outside: Namespace,
-    middle: Namespace,
-    guest: Namespace,
-}
-
-fn bench() -> Option<Bench> {
-    let (outside, middle, guest) = (lab::namespace()?, lab::namespace()?, lab::namespace()?);
-    outside
-        .run(|| {
-            let mut lab = Lab::open();
-            lab.veth("out0", "eth0", 1500);
-            lab.address("out0", "10.7.0.1", 24);
-            lab.address("out0", "fd07::1", 64);
-            lab.give("eth0", &middle);
-        })
-        .unwrap();
-    middle
-        .run(|| {
-            let mut lab = Lab::open();
-            lab.up("eth0", true);
-            lab.address("eth0", "10.7.0.2", 24);
-            lab.address("eth0", "fd07::2", 64);
-            lab.veth("cube0", "tap0", 1500);
-            lab.give("tap0", &guest);
-        })
-        .unwrap();
-    let mac = middle.run(|| pair().interface.mac).unwrap();
-    guest
-        .run(|| {
-            let mut lab = Lab::open();
-            lab.mac("tap0", mac);
-            lab.up("tap0", true);
-            lab.address("tap0", "10.7.0.2", 24);
-            lab.address("tap0", "fd07::2", 64);
-        })
-        .unwrap();
-    Some(Bench {
-        outside,
-        middle,
-        guest,
-    })
-}
-
-fn pair() -> Pair {
-    let mut lab = Lab::open();
-    let tap_index = raise(&mut lab.0, "cube0", 1500).unwrap();
-    let found = scan(&mut lab.0).unwrap().interfaces;
-    let interface = found.into_iter().find(|found| found.name == "eth0");
-    Pair {
-        tap: "cube0".into(),
-        tap_index,
-        interface: interface.unwrap(),
-    }
-}
 
 /// How many of the links have a chain of ours in this namespace: an empty rule can be added to those alone.
 fn chains() -> usize {
     let taken = |from: &str| {
-        let mut batch = Batch::new();
-        batch.add(Kind::NewTable, Family::Netdev, |table| {
-            table.text(TABLE_NAME, TABLE);
-        });
-        batch.add(Kind::NewRule, Family::Netdev, |rule| {
-            rule.text(RULE_TABLE, TABLE);
-            rule.text(RULE_CHAIN, &format!("from {from}"));
-            rule.nested(RULE_EXPRESSIONS, |_| {});
-        });
-        batch.commit().is_ok()
+        let mut change = Change::amend();
+        change.rule(&format!("from {from}"), |_| {});
+        change.commit().is_ok()
     };
     ["eth0", "cube0"]
         .into_iter()
@@ -92,33 +26,10 @@ fn chains() -> usize {
         .count()
 }
 
-/// Whether a byte gets from one namespace to an address that another one has, and back.
-fn talk(from: &Namespace, to: &Namespace, address: &str) -> bool {
-    let address: IpAddr = address.parse().unwrap();
-    let listener = to.run(|| TcpListener::bind((address, 0)).unwrap()).unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let echo = thread::spawn(move || {
-        let (mut stream, _) = listener.accept().unwrap();
-        let mut byte = [0];
-        stream.read_exact(&mut byte).unwrap();
-        stream.write_all(&byte).unwrap();
-    });
-    let limit = Duration::from_millis(1500);
-    let connected = from.run(|| TcpStream::connect_timeout(&SocketAddr::new(address, port), limit));
-    let Ok(mut stream) = connected.unwrap() else {
-        return false;
-    };
-    stream.write_all(b"x").unwrap();
-    let mut byte = [0];
-    stream.read_exact(&mut byte).unwrap();
-    echo.join().unwrap();
-    byte == *b"x"
-}
-
 #[test]
 fn a_guest_takes_the_place_of_an_interface() {
     let Some(bench) = bench() else { return };
-    let install = || install(&[pair()]).unwrap();
+    let install = || install(&[pair()], None).unwrap();
     bench.middle.run(install).unwrap();
     assert!(talk(&bench.outside, &bench.guest, "10.7.0.2"));
     assert!(talk(&bench.guest, &bench.outside, "10.7.0.1"));
@@ -143,8 +54,8 @@ fn a_refusal_names_the_links_and_leaves_what_was_there() {
         let good = pair();
         let mut bad = good.clone();
         bad.interface.name = "no-interface-has-this-name".into();
-        install(std::slice::from_ref(&good)).unwrap();
-        let refused = install(&[good, bad]);
+        install(std::slice::from_ref(&good), None).unwrap();
+        let refused = install(&[good, bad], None);
         (refused.unwrap_err(), chains())
     };
     let (error, left) = namespace.run(work).unwrap();
@@ -185,14 +96,14 @@ fn two_hundred_namespaces_are_wired_and_none_is_left() {
                 let mut lab = Lab::open();
                 lab.up("eth0", true);
                 lab.veth("cube0", "far0", 1500);
-                install(&[pair()]).unwrap();
+                install(&[pair()], None).unwrap();
                 assert!(is_installed().unwrap());
                 // As after a crash: found by name, and again where nothing is left.
                 remove().unwrap();
                 remove().unwrap();
                 assert!(!is_installed().unwrap());
                 // A table does not keep its namespace.
-                install(&[pair()]).unwrap();
+                install(&[pair()], None).unwrap();
             })
             .unwrap();
     }
