@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use cube_runtime::layout::{self, SandboxState};
-use cube_runtime::{Config, Layout};
+use cube_runtime::{Config, Layout, Policy, Verdict};
 use serde::Serialize;
 
 use crate::output;
@@ -31,6 +31,8 @@ struct Row {
     age_s: Option<u64>,
     /// With their prefix, of all its interfaces.
     addresses: Vec<String>,
+    /// What it may send to; none: anybody.
+    egress: Option<Policy>,
     directory: PathBuf,
 }
 
@@ -71,6 +73,7 @@ impl Row {
             memory_mib: state.as_ref().map(|state| state.memory_mib),
             age_s: state.as_ref().and_then(|state| age(state.created_s)),
             addresses: state.as_ref().map_or_else(Vec::new, addresses),
+            egress: state.and_then(|state| state.network.egress),
             directory: dir.into(),
         }
     }
@@ -85,14 +88,14 @@ fn print(rows: &[Row]) -> io::Result<()> {
     let mut out = io::stdout().lock();
     writeln!(
         out,
-        "{:<12} {:<24} {:<10} {:>8} {:>5} {:>8} {:>7}  ADDRESSES",
-        "NAMESPACE", "ID", "STATE", "PID", "VCPUS", "MEMORY", "AGE"
+        "{:<12} {:<24} {:<10} {:>8} {:>5} {:>8} {:>7}  {:<7} ADDRESSES",
+        "NAMESPACE", "ID", "STATE", "PID", "VCPUS", "MEMORY", "AGE", "EGRESS"
     )?;
     for row in rows {
         let or_dash = |value: Option<String>| value.unwrap_or_else(|| "-".to_owned());
         writeln!(
             out,
-            "{:<12} {:<24} {:<10} {:>8} {:>5} {:>8} {:>7}  {}",
+            "{:<12} {:<24} {:<10} {:>8} {:>5} {:>8} {:>7}  {:<7} {}",
             row.namespace,
             row.id,
             row.state,
@@ -100,6 +103,7 @@ fn print(rows: &[Row]) -> io::Result<()> {
             or_dash(row.vcpus.map(|vcpus| vcpus.to_string())),
             or_dash(row.memory_mib.map(|mib| format!("{mib}M"))),
             or_dash(row.age_s.map(short_age)),
+            short_egress(row.egress.as_ref()),
             or_dash(short_addresses(&row.addresses)),
         )?;
     }
@@ -111,6 +115,15 @@ fn addresses(state: &SandboxState) -> Vec<String> {
     interfaces
         .flat_map(|interface| interface.addresses.clone())
         .collect()
+}
+
+/// Whether there is a policy, and what becomes of what it does not name.
+fn short_egress(policy: Option<&Policy>) -> &'static str {
+    match policy.map(|policy| policy.default) {
+        None => "open",
+        Some(Verdict::Allow) => "allow+",
+        Some(Verdict::Deny) => "deny+",
+    }
 }
 
 /// Without the prefixes, and without those that only their link knows (RFC 4291, section 2.5.6).

@@ -7,7 +7,7 @@
 //!
 //! ```text
 //!  the client's network ── eth0 ══ nftables, netdev family ══ cube0 ── cube-vmm ── the guest's eth0
-//!                                  wiring in one table, which is to hold the policy
+//!                                  wiring in one table, which holds the policy
 //! ```
 //!
 //! All of it is netlink from within this process: nothing is executed, no daemon is asked. It makes no
@@ -17,7 +17,7 @@
 //! |---|---|
 //! | [`netlink`] | one blocking exchange with the kernel after the other |
 //! | [`policy`] | what a sandbox may send to, as text and as data |
-//! | [`table`] | wiring interfaces to taps, in one transaction |
+//! | [`table`] | wiring interfaces to taps, and what goes through, in one transaction |
 //! | [`wire`] | namespaces; what is in them; taps brought up; interfaces watched |
 
 pub mod netlink;
@@ -25,3 +25,5 @@ mod nft;
 pub mod policy;
 pub mod table;
 pub mod wire;
+
+pub use ipnet::IpNet;

@@ -9,6 +9,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use cube_net::IpNet;
+use cube_net::policy::{Policy, PolicyError};
 use cube_vmm::config::{MAX_MEMORY_MIB, MAX_VCPUS, MIN_MEMORY_MIB};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -64,6 +66,19 @@ pub struct Config {
     /// answer). Without it they use version 2, which lacks nothing but a faster start of a pod's
     /// further containers; from 2.3 on version 3 is agreed by itself.
     pub task_v3: bool,
+    /// What sandboxes may send to.
+    pub egress: EgressConfig,
+}
+
+/// The operator's word on what sandboxes may send to.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EgressConfig {
+    /// The policy of sandboxes that bring none. None: they may send to anybody, as other runtimes'
+    /// containers may.
+    pub policy: Option<Policy>,
+    /// What no policy can allow. None: link-local addresses and the addresses of the host.
+    pub never: Option<Vec<IpNet>>,
 }
 
 impl Default for Config {
@@ -91,6 +106,7 @@ impl Default for Config {
             oom_score_adj: 1,
             trace: false,
             task_v3: false,
+            egress: EgressConfig::default(),
         }
     }
 }
@@ -162,6 +178,9 @@ impl Config {
         if self.claim_timeout_ms == 0 {
             return value("claim_timeout_ms", "it must be 1 at least");
         }
+        if let Some(policy) = &self.egress.policy {
+            policy.check().map_err(ConfigError::Policy)?;
+        }
         // Neither root's id, nor one that setresuid(2) takes for "leave it".
         if self.vmm_uid_base == 0 || self.vmm_uid_base >= u32::MAX - PID_LIMIT {
             return value("vmm_uid_base", "the 2^22 ids above it must exist");
@@ -213,6 +232,9 @@ pub enum ConfigError {
         /// Where and why.
         source: Box<toml::de::Error>,
     },
+    /// The policy of sandboxes that bring none.
+    #[error("the configuration's `egress.policy` is not possible")]
+    Policy(#[source] PolicyError),
     /// A field has a value that makes no machine.
     #[error("the configuration's `{field}` is not possible: {why}")]
     Value {
@@ -271,6 +293,24 @@ mod tests {
             let field = text.split(' ').next().unwrap();
             assert!(error.contains(field), "{error}");
         }
+    }
+
+    #[test]
+    fn a_policy_is_a_section() {
+        let text = "[egress]\nnever = [\"10.0.0.0/8\"]\n[egress.policy]\ndefault = \"deny\"\n\
+                    allow = [\"example.org\"]";
+        let config: Config = toml::from_str(text).unwrap();
+        config.check().unwrap();
+        assert_eq!(config.egress.policy.unwrap().names().count(), 1);
+        let refused = text.replace("allow", "deny").replacen("deny", "allow", 1);
+        let config: Config = toml::from_str(&refused).unwrap();
+        assert!(
+            config
+                .check()
+                .unwrap_err()
+                .to_string()
+                .contains("egress.policy")
+        );
     }
 
     #[test]

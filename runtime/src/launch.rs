@@ -117,6 +117,7 @@ fn state_of(
         state.cgroups = cgroup.made().to_vec();
     }
     state.network.namespace = netns;
+    state.network.egress = spec.egress.clone();
     state
 }
 

@@ -57,6 +57,7 @@ mod vsock;
 pub use cgroup::CgroupError;
 pub use config::Config;
 pub use container::{ContainerError, ContainerSpec};
+pub use cube_net::policy::{Policy, PolicyError, Verdict};
 pub use error::Kind;
 pub use exit::VmmExit;
 pub use guest::{ClaimError, GuestError, StreamError};

@@ -4,8 +4,10 @@
 //! Only the host's half is judged here. What the guest sets up (devices, capabilities, rlimits, seccomp,
 //! masked paths) passes through as the client wrote it and is the agent's to judge.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
+use cube_net::policy::{Policy, PolicyError};
 use oci_spec::runtime::{LinuxNamespaceType, LinuxResources, Mount, Spec};
 use thiserror::Error;
 
@@ -34,6 +36,9 @@ const POD_CPU_PERIOD: &str = "io.kubernetes.cri.sandbox-cpu-period";
 
 /// What CRI says of every container.
 const POD_CONTAINER: &str = "io.kubernetes.cri.container-type";
+
+/// The annotation with a sandbox's egress policy, on its first container (see [`Policy`]).
+pub const EGRESS: &str = "io.cube.egress";
 
 /// The OCI runtime spec of a container: read once, and kept as the client wrote it for the agent to read.
 #[derive(Clone, Debug)]
@@ -75,6 +80,8 @@ pub struct SandboxSpec {
     pub memory_mib: u32,
     /// The host cgroup for the VMM, as `linux.cgroupsPath` names it.
     pub cgroup: Option<String>,
+    /// What it may send to; none: anybody.
+    pub egress: Option<Policy>,
 }
 
 impl SandboxSpec {
@@ -94,9 +101,20 @@ impl SandboxSpec {
                 .and_then(|linux| linux.cgroups_path().as_ref())
                 .map(|path| path.display().to_string())
                 .filter(|path| !path.is_empty()),
+            egress: match spec.annotations() {
+                Some(annotations) => egress(annotations)?,
+                None => None,
+            }
+            .or_else(|| config.egress.policy.clone()),
             key,
         })
     }
+}
+
+/// The policy among annotations, if there is one.
+pub fn egress(annotations: &HashMap<String, String>) -> Result<Option<Policy>, SpecError> {
+    let policy = annotations.get(EGRESS).map(|text| Policy::parse(text));
+    policy.transpose().map_err(SpecError::Egress)
 }
 
 /// Refuses what no container of a sandbox can have.
@@ -268,6 +286,9 @@ pub enum SpecError {
         "startContainer hooks are not supported: they run in the container, which is in a microVM"
     )]
     StartContainerHook,
+    /// A policy that is none.
+    #[error("the annotation {EGRESS} cannot be used")]
+    Egress(#[source] PolicyError),
     /// Less memory than a process needs to come to life.
     #[error(
         "a memory limit of {bytes} bytes is below the {MIN_CONTAINER_MEMORY} bytes that a container needs to start"
@@ -282,7 +303,9 @@ impl SpecError {
     /// The class of this failure.
     pub fn kind(&self) -> Kind {
         match self {
-            SpecError::HostNetwork | SpecError::Memory { .. } => Kind::InvalidArgument,
+            SpecError::HostNetwork | SpecError::Memory { .. } | SpecError::Egress(_) => {
+                Kind::InvalidArgument
+            }
             SpecError::Bind { .. } | SpecError::StartContainerHook => Kind::Unimplemented,
         }
     }

@@ -3,7 +3,8 @@
 
 use cube_runtime::config::ConfigError;
 use cube_runtime::{
-    ContainerError, CreateError, DestroyError, GuestError, Kind, SpawnError, SpecError, StartError,
+    ContainerError, CreateError, DestroyError, GuestError, Kind, NetworkError, SpawnError,
+    SpecError, StartError,
 };
 use thiserror::Error;
 use ttrpc::Code;
@@ -111,6 +112,9 @@ pub enum TaskError {
     /// The process could not be made to run.
     #[error(transparent)]
     Start(StartError),
+    /// The network could not be changed.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
     /// The guest could not do it.
     #[error(transparent)]
     Guest(#[from] GuestError),
@@ -165,6 +169,7 @@ impl TaskError {
                 Kind::NotFound => Code::INVALID_ARGUMENT,
                 kind => of_kind(kind),
             },
+            TaskError::Network(error) => of_kind(error.kind()),
             TaskError::Guest(error) => of_kind(error.kind()),
             TaskError::Destroy(error) => of_kind(error.kind()),
             TaskError::Crashed(_) => Code::INTERNAL,

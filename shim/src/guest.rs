@@ -7,7 +7,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use cube_runtime::{
     Command, Config, ContainerError, ContainerSpec, CreateError, DestroyError, Exit, GuestError,
-    Process, Sandbox, SandboxSpec, SpawnError, StartError, Stats, VmmExit,
+    NetworkError, Policy, Process, Sandbox, SandboxSpec, SpawnError, StartError, Stats, VmmExit,
 };
 
 use crate::io::Streams;
@@ -47,6 +47,8 @@ pub trait Machine: Send + Sync {
     async fn resume(&self, container: &str) -> Result<(), GuestError>;
     /// See [`Sandbox::update`].
     async fn update(&self, container: &str, resources_json: Vec<u8>) -> Result<(), GuestError>;
+    /// See [`Sandbox::set_egress`].
+    async fn set_egress(&self, policy: Policy) -> Result<(), NetworkError>;
     /// See [`Sandbox::stats`].
     async fn stats(&self, container: &str) -> Result<Stats, GuestError>;
     /// Whether the guest answers a question about a container: [`Sandbox::pids`], which changes nothing.
@@ -135,6 +137,10 @@ impl Machine for Sandbox {
 
     async fn update(&self, container: &str, resources_json: Vec<u8>) -> Result<(), GuestError> {
         Sandbox::update(self, container, resources_json).await
+    }
+
+    async fn set_egress(&self, policy: Policy) -> Result<(), NetworkError> {
+        Sandbox::set_egress(self, policy).await
     }
 
     async fn stats(&self, container: &str) -> Result<Stats, GuestError> {

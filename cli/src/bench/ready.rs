@@ -97,6 +97,7 @@ impl<'a> Maker<'a> {
             vcpus: self.config.vcpus,
             memory_mib: self.config.memory_mib,
             cgroup: None,
+            egress: None,
         }
     }
 }

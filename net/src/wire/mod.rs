@@ -9,6 +9,7 @@
 //! look for them. What is made (taps, the table) is found by name, so that it can be removed by a process
 //! that knows nothing but the namespace.
 
+mod host;
 mod namespace;
 mod pair;
 mod scan;
@@ -18,6 +19,7 @@ mod watch;
 #[cfg(test)]
 pub(crate) mod lab;
 
+pub use host::addresses as host_addresses;
 pub use namespace::{Identity, Namespace, NamespaceError};
 pub use pair::Pair;
 pub use scan::{Address, Found, Interface, MAX_INTERFACES, Neighbour, Route, ScanError, scan};

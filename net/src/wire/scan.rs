@@ -176,7 +176,7 @@ fn is_tap(info: &[LinkInfo]) -> bool {
         .any(|part| matches!(part, LinkInfo::Kind(InfoKind::Tun)))
 }
 
-fn address(message: &RouteNetlinkMessage) -> Option<(u32, Address)> {
+pub(super) fn address(message: &RouteNetlinkMessage) -> Option<(u32, Address)> {
     let RouteNetlinkMessage::NewAddress(message) = message else {
         return None;
     };

@@ -6,6 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use cube_net::policy::Policy;
 use cube_net::wire::{Identity, Namespace, NamespaceError};
 use serde::{Deserialize, Serialize};
 
@@ -47,6 +48,9 @@ pub struct NetworkState {
     /// The interfaces that the guest has taken over, by slot. They are written down before they are
     /// wired.
     pub interfaces: Vec<InterfaceState>,
+    /// What it may send to; none: anybody.
+    #[serde(default)]
+    pub egress: Option<Policy>,
 }
 
 /// A namespace that cannot be mistaken for a later one at the same path.
@@ -231,6 +235,7 @@ mod tests {
                 device: 4,
                 inode: 5,
             }),
+            egress: None,
             interfaces: vec![InterfaceState {
                 name: "eth0".into(),
                 addresses: vec!["10.4.0.2/24".into()],

@@ -4,6 +4,7 @@
 use std::io;
 
 use cube_net::netlink::NetlinkError;
+use cube_net::policy::PolicyError;
 use cube_net::table::TableError;
 use cube_net::wire::{NamespaceError, ScanError, TapError, WatchError};
 use thiserror::Error;
@@ -51,6 +52,9 @@ pub enum NetworkError {
     /// Interfaces and taps could not be tied together.
     #[error("the sandbox's interfaces could not be wired to its taps")]
     Table(#[source] TableError),
+    /// What the sandbox is to be allowed is no policy.
+    #[error("the sandbox's egress policy cannot be used")]
+    Policy(#[source] PolicyError),
     /// The machine did not take a tap.
     #[error("the interface {interface} could not be attached to the machine")]
     Device {
@@ -84,6 +88,7 @@ impl NetworkError {
     pub fn kind(&self) -> Kind {
         match self {
             NetworkError::Scan(ScanError::TooMany { .. }) => Kind::ResourceExhausted,
+            NetworkError::Policy(_) => Kind::InvalidArgument,
             NetworkError::Scan(ScanError::Multipath { .. }) => Kind::Unimplemented,
             NetworkError::Namespace(_)
             | NetworkError::Netlink(_)

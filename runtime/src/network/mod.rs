@@ -12,6 +12,7 @@
 //! namespace without interfaces costs a look and nothing else. What `cube-net` does on the host is asked
 //! for here; nothing here encodes a message.
 
+mod egress;
 mod error;
 mod request;
 mod undo;
@@ -20,9 +21,11 @@ mod wiring;
 
 use std::sync::Arc;
 
+use cube_net::policy::Policy;
 use cube_net::wire::Pair;
 use tokio::sync::Mutex;
 
+pub(crate) use egress::Egress;
 pub use error::NetworkError;
 pub use undo::UndoError;
 pub(crate) use undo::undo;
@@ -40,29 +43,38 @@ pub(crate) struct Network {
     vmm: Vmm,
     guest: Guest,
     record: Arc<Record>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    egress: Egress,
     /// Interfaces and their taps; none before the first Start.
-    pairs: Mutex<Option<Vec<Pair>>>,
+    pairs: Option<Vec<Pair>>,
 }
 
 impl Network {
-    pub(crate) fn new(vmm: Vmm, guest: Guest, record: Record) -> Self {
+    pub(crate) fn new(vmm: Vmm, guest: Guest, record: Record, egress: Egress) -> Self {
         Self {
             vmm,
             guest,
             record: Arc::new(record),
-            pairs: Mutex::default(),
+            state: Mutex::new(State {
+                egress,
+                pairs: None,
+            }),
         }
     }
 
     /// Gives the guest what is in the namespace now. Once: later calls do nothing. After a failure
     /// nothing is left of it, and the next call tries again.
     pub(crate) async fn attach(&self) -> Result<(), NetworkError> {
-        let mut attached = self.pairs.lock().await;
-        if attached.is_some() {
+        let mut state = self.state.lock().await;
+        if state.pairs.is_some() {
             return Ok(());
         }
         let _stage = trace::stage("network");
-        let pairs = match self.wire().await {
+        let pairs = match self.wire(&state.egress).await {
             Ok(None) => Vec::new(),
             Ok(Some(wiring)) => {
                 let pairs = wiring.pairs.clone();
@@ -77,15 +89,34 @@ impl Network {
                 return Err(error);
             }
         };
-        *attached = Some(pairs);
+        state.pairs = Some(pairs);
+        Ok(())
+    }
+
+    /// Replaces what the guest may send to, at once and as a whole; before the first Start, what it will
+    /// begin with.
+    pub(crate) async fn set_egress(&self, policy: Policy) -> Result<(), NetworkError> {
+        policy.check().map_err(NetworkError::Policy)?;
+        let mut state = self.state.lock().await;
+        let mut egress = state.egress.clone();
+        egress.policy = Some(policy);
+        let pairs = state.pairs.clone().unwrap_or_default();
+        if let Some(bounded) = egress.bound()? {
+            let record = self.record.clone();
+            let enforce = move || egress::enforce(&record, &pairs, &bounded);
+            self.inside(enforce).await?;
+        }
+        state.egress = egress;
         Ok(())
     }
 
     /// What has to be done in the namespace.
-    async fn wire(&self) -> Result<Option<Wiring>, NetworkError> {
+    async fn wire(&self, egress: &Egress) -> Result<Option<Wiring>, NetworkError> {
+        let bounded = egress.bound()?;
         let record = self.record.clone();
         let runtime = tokio::runtime::Handle::current();
-        self.inside(move || wiring::wire(&record, &runtime)).await
+        self.inside(move || wiring::wire(&record, bounded.as_ref(), &runtime))
+            .await
     }
 
     /// Runs work on a thread in the namespace.

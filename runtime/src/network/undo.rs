@@ -126,6 +126,7 @@ mod tests {
                     name: "eth0".into(),
                     addresses: Vec::new(),
                 }],
+                egress: None,
             }
         }
 
@@ -136,7 +137,10 @@ mod tests {
 
         fn install(&self) {
             let namespace = Namespace::open(&self.path).unwrap();
-            namespace.run(|| table::install(&[])).unwrap().unwrap();
+            namespace
+                .run(|| table::install(&[], None))
+                .unwrap()
+                .unwrap();
         }
     }
 

@@ -11,6 +11,7 @@ use cube_net::wire::{
 use tokio::runtime::Handle;
 
 use super::NetworkError;
+use super::egress::Bounded;
 use crate::layout::{InterfaceState, NetworkState, Record};
 use crate::trace;
 
@@ -26,7 +27,11 @@ pub(super) struct Wiring {
 
 /// Finds the interfaces of the calling thread's namespace and ties each to a tap of its own. `None` if
 /// there are none.
-pub(super) fn wire(record: &Record, runtime: &Handle) -> Result<Option<Wiring>, NetworkError> {
+pub(super) fn wire(
+    record: &Record,
+    bounded: Option<&Bounded>,
+    runtime: &Handle,
+) -> Result<Option<Wiring>, NetworkError> {
     let mut netlink = Route::open().map_err(NetworkError::Netlink)?;
     let network = record.network();
     if network.namespace.is_none() {
@@ -57,7 +62,7 @@ pub(super) fn wire(record: &Record, runtime: &Handle) -> Result<Option<Wiring>, 
         ..network
     };
     record.set_network(network).map_err(NetworkError::Record)?;
-    table::install(&pairs).map_err(NetworkError::Table)?;
+    table::install(&pairs, bounded.map(Bounded::rules)).map_err(NetworkError::Table)?;
     Ok(Some(Wiring {
         found,
         taps,

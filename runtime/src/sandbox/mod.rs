@@ -9,6 +9,7 @@ use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use cube_net::policy::Policy;
 use thiserror::Error;
 
 pub use create::CreateError;
@@ -23,7 +24,7 @@ use crate::exit::VmmExit;
 use crate::footprint::Footprint;
 use crate::guest::{Guest, GuestError};
 use crate::launch::Running;
-use crate::network::Network;
+use crate::network::{Egress, Network, NetworkError};
 use crate::process::{Command, Process, SpawnError};
 use crate::reap::ReapError;
 use crate::slots::Slots;
@@ -67,7 +68,8 @@ impl Sandbox {
             footprint,
             record,
         } = machine;
-        let network = Network::new(vmm.clone(), guest.clone(), record);
+        let egress = Egress::new(&config.egress, spec.egress);
+        let network = Network::new(vmm.clone(), guest.clone(), record, egress);
         Ok(Self {
             inner: Arc::new(Inner {
                 vmm,
@@ -147,6 +149,15 @@ impl Sandbox {
             .guest
             .update_container(container, resources_json)
             .await
+    }
+
+    /// Replaces what the sandbox may send to, as a whole. Connections that others opened to it live on;
+    /// those of its own that are forbidden now get no packet through any more.
+    pub async fn set_egress(&self, policy: Policy) -> Result<(), NetworkError> {
+        let network = self.inner.network.clone();
+        finish(async move { network.set_egress(policy).await })
+            .await
+            .unwrap_or(Err(NetworkError::Abandoned))
     }
 
     /// A container's cgroup figures.

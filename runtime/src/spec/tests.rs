@@ -151,3 +151,30 @@ fn a_given_host_name_is_kept() {
         "db"
     );
 }
+
+#[test]
+fn a_policy_comes_from_the_annotation_else_from_the_configuration() {
+    let with = |annotations: &str, config: &Config| {
+        let annotations: Value = serde_json::from_str(annotations).unwrap();
+        let spec = spec(json!({ "annotations": annotations }));
+        SandboxSpec::from_oci(key(), &spec, config).map(|spec| spec.egress)
+    };
+    let open = Config::default();
+    let mut strict = Config::default();
+    strict.egress.policy = Some(Policy::parse(r#"{"default":"deny"}"#).unwrap());
+    let own = r#"{"io.cube.egress":"{\"allow\":[\"10.0.0.1\"]}"}"#;
+    assert_eq!(with("{}", &open).unwrap(), None);
+    assert_eq!(with("{}", &strict).unwrap(), strict.egress.policy);
+    assert_eq!(with(own, &strict).unwrap().unwrap().allow.len(), 1);
+    let error = with(
+        r#"{"io.cube.egress":"{\"allow\":[\"10.0.0.0/40\"]}"}"#,
+        &open,
+    )
+    .unwrap_err();
+    assert_eq!(error.kind(), Kind::InvalidArgument);
+    let chain = crate::error::chain(&error);
+    assert!(
+        chain.contains("io.cube.egress") && chain.contains("10.0.0.0/40"),
+        "{chain}"
+    );
+}

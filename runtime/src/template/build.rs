@@ -114,6 +114,7 @@ fn spec_of(config: &Config, wanted: &Wanted) -> SandboxSpec {
         vcpus,
         memory_mib,
         cgroup: None,
+        egress: None,
     }
 }
 

@@ -230,6 +230,14 @@ impl Machine for FakeMachine {
         answer(self.called("update", &operand).await, "update")
     }
 
+    async fn set_egress(&self, policy: Policy) -> Result<(), NetworkError> {
+        let operand = serde_json::to_string(&policy).unwrap();
+        match self.called("set_egress", &operand).await {
+            Some(_) => Err(NetworkError::Abandoned),
+            None => Ok(()),
+        }
+    }
+
     async fn stats(&self, container: &str) -> Result<Stats, GuestError> {
         answer(self.called("stats", container).await, "tell its figures")?;
         Ok(self.state().stats.clone())

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use cube_runtime::{Config, SandboxKey, SandboxSpec};
+use cube_runtime::{Config, SandboxKey, SandboxSpec, SpecError};
 use tokio::sync::watch;
 use ttrpc::r#async::Service;
 
@@ -86,7 +86,7 @@ impl Pod {
         if wishes.host_network {
             return Err(TaskError::HostNetwork);
         }
-        let spec = spec(key, netns, wishes, self.shim.config());
+        let spec = spec(key, netns, wishes, self.shim.config())?;
         self.turn(id, "absent", |phase| match phase {
             Phase::Absent => Some(Phase::Created(spec)),
             _ => None,
@@ -199,8 +199,15 @@ impl Pod {
     }
 }
 
-fn spec(key: SandboxKey, netns: &str, wishes: PodConfig, config: &Config) -> SandboxSpec {
-    SandboxSpec {
+fn spec(
+    key: SandboxKey,
+    netns: &str,
+    wishes: PodConfig,
+    config: &Config,
+) -> Result<SandboxSpec, SpecError> {
+    Ok(SandboxSpec {
+        egress: cube_runtime::spec::egress(&wishes.annotations)?
+            .or_else(|| config.egress.policy.clone()),
         hostname: match wishes.hostname.is_empty() {
             true => key.id.chars().take(64).collect(),
             false => wishes.hostname,
@@ -210,7 +217,7 @@ fn spec(key: SandboxKey, netns: &str, wishes: PodConfig, config: &Config) -> San
         vcpus: config.vcpus,
         memory_mib: config.memory_mib,
         cgroup: (!wishes.cgroup_parent.is_empty()).then_some(wishes.cgroup_parent),
-    }
+    })
 }
 
 fn wrong(id: &str, phase: &Phase, wanted: &'static str) -> TaskError {

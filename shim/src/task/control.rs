@@ -67,10 +67,17 @@ impl Shim {
         Ok(container.advance(|ledger| ledger.resumed())?)
     }
 
-    /// Changes a task's limits.
+    /// Changes a task's limits, and what its sandbox may send to if an annotation says so.
     pub async fn do_update(&self, request: UpdateTaskRequest) -> Result<(), TaskError> {
         let container = self.container(&request.id)?;
+        let egress = cube_runtime::spec::egress(&request.annotations)?;
         let resources = request.resources.into_option().unwrap_or_default().value;
+        if let Some(policy) = egress {
+            container.machine.set_egress(policy).await?;
+            if resources.is_empty() {
+                return Ok(());
+            }
+        }
         check_json("resources", &resources)?;
         Ok(container.machine.update(&request.id, resources).await?)
     }

@@ -93,6 +93,23 @@ async fn limits_go_to_the_guest_as_they_came() {
 }
 
 #[tokio::test]
+async fn a_policy_in_an_update_goes_to_the_sandbox() {
+    let fixture = Fixture::running("t1").await;
+    let request = |policy: &str| UpdateTaskRequest {
+        id: "t1".into(),
+        annotations: [("io.cube.egress".to_owned(), policy.to_owned())].into(),
+        ..Default::default()
+    };
+    let policy = r#"{"default":"deny"}"#;
+    fixture.shim.do_update(request(policy)).await.unwrap();
+    let calls = fixture.machine.calls();
+    assert_eq!(calls.last().unwrap(), &format!("set_egress {policy}"));
+    let refused = fixture.shim.do_update(request("deny")).await;
+    assert_eq!(code(refused), Code::INVALID_ARGUMENT);
+    assert_eq!(fixture.machine.calls(), calls);
+}
+
+#[tokio::test]
 async fn stats_are_containerds_own_message() {
     let fixture = Fixture::running("t1").await;
     let mut stats = Stats::default();
