@@ -3,18 +3,21 @@
 //! messages, [`crate::container`] does the work.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use cube_protocol::StreamHello;
 
+use crate::cause::Cause;
 use crate::container::{
     self, Command, Container, Disk, HostFile, Layout, Lender, Parts, SharedMemory,
 };
 use crate::error::AgentError;
 use crate::guest::{Claim, Machine};
 use crate::network::{self, Network};
-use crate::process::{Process, Reaper};
+use crate::ports::Ports;
+use crate::process::{Connection, Process, Reaper};
 
 /// Longest id: that of the stream hello.
 const MAX_ID_LEN: usize = cube_protocol::MAX_ID_LEN;
@@ -28,6 +31,9 @@ pub struct Agent {
     /// Name of the first container, whose namespaces the others of a pod may share.
     pod: Mutex<Option<String>>,
     shared_memory: SharedMemory,
+    ports: Ports,
+    /// Of the machine's interfaces.
+    addresses: Mutex<Vec<IpAddr>>,
     is_claimed: Mutex<bool>,
     greeted_at: Mutex<Option<Instant>>,
 }
@@ -50,6 +56,8 @@ impl Agent {
             containers: Mutex::default(),
             pod: Mutex::default(),
             shared_memory: SharedMemory::default(),
+            ports: Ports::default(),
+            addresses: Mutex::default(),
             is_claimed: Mutex::default(),
             greeted_at: Mutex::default(),
         }
@@ -156,8 +164,17 @@ impl Agent {
     /// Makes the machine's network this one.
     pub async fn configure_network(&self, network: Network) -> Result<(), AgentError> {
         self.check_claimed()?;
+        let addresses = network.addresses();
         let done = tokio::task::spawn_blocking(move || network::configure(&network)).await;
-        Ok(done.map_err(|_| AgentError::Broken)??)
+        done.map_err(|_| AgentError::Broken)??;
+        *self.addresses() = addresses;
+        Ok(())
+    }
+
+    /// Joins a connection with the TCP port that it names.
+    pub async fn join_port(&self, host: impl Connection) -> Result<(), Cause> {
+        let addresses = self.addresses().clone();
+        self.ports.join(host, &addresses).await
     }
 
     /// Sets a container up and takes it down, where there is none yet.
@@ -237,6 +254,12 @@ impl Agent {
 
     fn containers(&self) -> MutexGuard<'_, HashMap<String, Entry>> {
         self.containers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn addresses(&self) -> MutexGuard<'_, Vec<IpAddr>> {
+        self.addresses
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }

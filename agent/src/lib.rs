@@ -25,6 +25,7 @@ pub mod guest;
 pub mod log;
 pub mod network;
 pub mod oci;
+pub mod ports;
 pub mod process;
 pub mod seccomp;
 pub mod service;

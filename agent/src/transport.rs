@@ -3,7 +3,8 @@
 //! the host's side of a machine's vsock does (`CONNECT <port>\n`, answered by `OK <number>\n`), so that the
 //! same client reaches either.
 //!
-//! The control port leads to the ttrpc service, the stream port to the streams of a process.
+//! The control port leads to the ttrpc service, the stream port to the streams of a process, the TCP port to
+//! the ports of the machine.
 
 use std::convert::Infallible;
 use std::io;
@@ -11,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use cube_protocol::{CONTROL_PORT, HelloError, STREAM_PORT, StreamAnswer, StreamHello};
+use cube_protocol::{CONTROL_PORT, HelloError, STREAM_PORT, StreamAnswer, StreamHello, TCP_PORT};
 use thiserror::Error;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixListener;
@@ -104,10 +105,12 @@ impl Switch {
     async fn accept_vsock(self: Arc<Self>) -> Result<Infallible, TransportError> {
         let control = listen(CONTROL_PORT)?;
         let streams = listen(STREAM_PORT)?;
+        let ports = listen(TCP_PORT)?;
         loop {
             let (accepted, port) = tokio::select! {
                 accepted = control.accept() => (accepted, CONTROL_PORT),
                 accepted = streams.accept() => (accepted, STREAM_PORT),
+                accepted = ports.accept() => (accepted, TCP_PORT),
             };
             match accepted {
                 Ok((connection, peer)) if peer.cid() == VMADDR_CID_HOST => {
@@ -151,7 +154,11 @@ impl Switch {
         }
         let agent = Arc::clone(&self.agent);
         tokio::spawn(async move {
-            if let Err(error) = attach(&agent, connection).await {
+            if port == TCP_PORT {
+                if let Err(error) = agent.join_port(connection).await {
+                    tracing::debug!(%error, "a connection to a port ended early");
+                }
+            } else if let Err(error) = attach(&agent, connection).await {
                 tracing::warn!(error = %chain(&error), "stream refused");
             }
         });
@@ -182,7 +189,7 @@ async fn port_of(connection: &mut impl Connection) -> io::Result<Option<u32>> {
         .ok()
         .and_then(|line| line.strip_prefix("CONNECT "))
         .and_then(|port| port.trim_end().parse().ok());
-    Ok(port.filter(|port| [CONTROL_PORT, STREAM_PORT].contains(port)))
+    Ok(port.filter(|port| [CONTROL_PORT, STREAM_PORT, TCP_PORT].contains(port)))
 }
 
 /// Joins a connection with the stream that it names.

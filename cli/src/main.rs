@@ -3,6 +3,7 @@
 //! containerd's clients (`ctr`, `nerdctl`, `kubectl`).
 
 mod bench;
+mod connect;
 mod containerd;
 mod doctor;
 mod output;
@@ -28,6 +29,8 @@ struct Arguments {
 enum Command {
     /// Measure what starts, processes and idle containers cost on this host
     Bench(Box<bench::Arguments>),
+    /// Talk to a TCP port of a sandbox on standard input and output
+    Connect(connect::Arguments),
     /// Say what this host can and cannot do, and how to mend it
     Doctor(doctor::Arguments),
     /// List the sandboxes of this host
@@ -43,6 +46,7 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Bench(arguments) => bench::run(&arguments),
+        Command::Connect(arguments) => connect::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Ps(arguments) => ps::run(&arguments),
         Command::Reap(arguments) => reap::run(&arguments),

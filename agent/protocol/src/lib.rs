@@ -42,5 +42,9 @@ pub const CONTROL_PORT: u32 = 1024;
 /// vsock port of the stdio streams.
 pub const STREAM_PORT: u32 = 1025;
 
+/// vsock port that leads to the guest's TCP ports. The host sends a port (u16, big-endian), the agent answers with
+/// one byte, 0 or an error number of Linux, and behind a 0 the connection is the port's.
+pub const TCP_PORT: u32 = 1027;
+
 /// vsock port of what the plane moves.
 pub const PLANE_PORT: u32 = 1026;

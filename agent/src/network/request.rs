@@ -25,6 +25,17 @@ pub struct Network {
     pub neighbours: Vec<Neighbour>,
 }
 
+impl Network {
+    /// The machine's addresses.
+    pub fn addresses(&self) -> Vec<IpAddr> {
+        let all = self
+            .interfaces
+            .iter()
+            .flat_map(|interface| &interface.addresses);
+        all.map(|(ip, _)| *ip).collect()
+    }
+}
+
 /// One interface.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Interface {

@@ -60,6 +60,11 @@ pub(crate) struct Guest {
 }
 
 impl Guest {
+    /// Where the host's side of its vsock is.
+    pub(crate) fn vsock(&self) -> &std::path::Path {
+        &self.vsock
+    }
+
     /// Opens one stream of a process that was created and not started.
     pub(crate) async fn open_stream(&self, hello: StreamHello) -> Result<UnixStream, StreamError> {
         let opening = tokio::time::timeout(STREAM_TIMEOUT, open_stream(&self.vsock, &hello));

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use cube_net::policy::Policy;
 use thiserror::Error;
+use tokio::net::UnixStream;
 
 pub use create::CreateError;
 pub(crate) use create::words;
@@ -25,6 +26,7 @@ use crate::footprint::Footprint;
 use crate::guest::{Guest, GuestError};
 use crate::launch::Running;
 use crate::network::{Egress, Network, NetworkError};
+use crate::ports::{self, PortError};
 use crate::process::{Command, Process, SpawnError};
 use crate::reap::ReapError;
 use crate::slots::Slots;
@@ -158,6 +160,11 @@ impl Sandbox {
         finish(async move { network.set_egress(policy).await })
             .await
             .unwrap_or(Err(NetworkError::Abandoned))
+    }
+
+    /// A byte stream to a TCP port of the machine, its loopback's included, with or without a network.
+    pub async fn open_port(&self, port: u16) -> Result<UnixStream, PortError> {
+        ports::connect(self.inner.guest.vsock(), port).await
     }
 
     /// A container's cgroup figures.
