@@ -116,7 +116,9 @@ mod tests {
         let joined = tokio::spawn(async move { Ports::default().join(guest, &[]).await });
         host.write_u16(port).await.unwrap();
         assert_eq!(host.read_u8().await.unwrap(), CONNECTED);
-        let bytes: Vec<u8> = (0..SIZE).map(|index| (index % 251) as u8).collect();
+        let bytes: Vec<u8> = (0..SIZE)
+            .map(|index| u8::try_from(index % 251).unwrap())
+            .collect();
         host.write_all(&bytes).await.unwrap();
         host.shutdown().await.unwrap();
         let mut answer = Vec::new();

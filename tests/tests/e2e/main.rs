@@ -13,6 +13,7 @@
 mod bad_input;
 mod bench;
 mod crashes;
+mod egress;
 mod files;
 mod lifecycle;
 mod limits;
@@ -44,6 +45,7 @@ fn main() -> ExitCode {
         ("readme", readme::CASES),
         ("many", many::CASES),
         ("network", network::CASES),
+        ("egress", egress::CASES),
         ("bench", bench::CASES),
     ])
 }
