@@ -16,8 +16,10 @@ use crate::container::{
 use crate::error::AgentError;
 use crate::guest::{Claim, Machine};
 use crate::network::{self, Network};
+use crate::plane::Plane;
 use crate::ports::Ports;
-use crate::process::{Connection, Process, Reaper};
+use crate::process::{Connection, Process, Reaper, Wanted};
+use crate::stage::ProcessPlan;
 
 /// Longest id: that of the stream hello.
 const MAX_ID_LEN: usize = cube_protocol::MAX_ID_LEN;
@@ -34,6 +36,7 @@ pub struct Agent {
     ports: Ports,
     /// Of the machine's interfaces.
     addresses: Mutex<Vec<IpAddr>>,
+    plane: Plane,
     is_claimed: Mutex<bool>,
     greeted_at: Mutex<Option<Instant>>,
 }
@@ -58,6 +61,7 @@ impl Agent {
             shared_memory: SharedMemory::default(),
             ports: Ports::default(),
             addresses: Mutex::default(),
+            plane: Plane::default(),
             is_claimed: Mutex::default(),
             greeted_at: Mutex::default(),
         }
@@ -159,6 +163,25 @@ impl Agent {
         self.container(container)?
             .create_process(&self.reaper, &self.layout, pod, command)
             .await
+    }
+
+    /// Sets a process up that whoever asks keeps.
+    pub async fn create_job_process(
+        &self,
+        container: &Container,
+        plan: ProcessPlan,
+        terminal: bool,
+        wanted: Wanted,
+    ) -> Result<Process, AgentError> {
+        self.check_claimed()?;
+        container
+            .create_job_process(&self.reaper, &self.layout, plan, terminal, wanted)
+            .await
+    }
+
+    /// What the plane has of its own.
+    pub fn plane(&self) -> &Plane {
+        &self.plane
     }
 
     /// Makes the machine's network this one.

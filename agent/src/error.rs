@@ -135,6 +135,9 @@ pub enum AgentError {
     /// A process that was just made cannot be held on to.
     #[error("cannot open the process just started")]
     Pidfd(#[source] Cause),
+    /// The container's tree cannot be looked at.
+    #[error("cannot open the container's root directory")]
+    Tree(#[source] Cause),
     /// The network is not what was wanted.
     #[error(transparent)]
     Network(#[from] NetworkError),
@@ -182,6 +185,7 @@ impl AgentError {
             | Self::Signal(SignalError::Kill { .. })
             | Self::Resize(ResizeError::Ioctl(_))
             | Self::Pidfd(_)
+            | Self::Tree(_)
             | Self::Network(_)
             | Self::Broken => Code::INTERNAL,
         }

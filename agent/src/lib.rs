@@ -9,6 +9,7 @@
 //! - [`guest`]: the machine: boot, identity, end. [`transport`], [`service`]: how the host reaches it.
 //! - [`agent`], [`container`], [`process`]: what there is, one level each.
 //! - [`oci`]: from a spec to a plan; [`stage`]: from a plan to a process, in the process itself.
+//! - [`plane`]: jobs, files, watches: what others than containerd want of a container.
 //! - [`network`]: interfaces in the place of a client's own.
 //! - [`cgroup`], [`seccomp`]: limits of resources and of system calls. [`sys`]: the unsafe room.
 //!
@@ -25,6 +26,7 @@ pub mod guest;
 pub mod log;
 pub mod network;
 pub mod oci;
+pub mod plane;
 pub mod ports;
 pub mod process;
 pub mod seccomp;

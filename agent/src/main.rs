@@ -20,8 +20,9 @@ const USAGE: &str = "usage: cube-agent serve --listen unix:PATH --slots DIR --ru
        cube-agent --version
 In a guest it is /init. `serve` runs it on this system, with block slots that are links in DIR.";
 
-/// Mounts and unmounts that may wait for a disk at the same time: one per slot.
-const BLOCKING_THREADS: usize = 8;
+/// What may wait for a disk at the same time: a mount or unmount for each of the eight slots, and as many
+/// looks at files. Each thread is made when all others are busy.
+const BLOCKING_THREADS: usize = 16;
 
 /// How long a thread for them waits for its next task: for ever, so that one made before a snapshot is there
 /// in whatever is restored from it.

@@ -366,7 +366,8 @@ fn file_destination(path: &str) -> Result<PathBuf, AgentError> {
     })
 }
 
-fn nanoseconds(time: SystemTime) -> u64 {
+/// Since the epoch; 0 for what was before it.
+pub fn nanoseconds(time: SystemTime) -> u64 {
     time.duration_since(SystemTime::UNIX_EPOCH)
         .ok()
         .and_then(|since| u64::try_from(since.as_nanos()).ok())

@@ -466,6 +466,16 @@ pub fn kill(pid: u32, signal: u32) -> io::Result<()> {
     check(c_long::from(unsafe { libc::kill(pid, signal) }))
 }
 
+/// Sends a signal to every process of the group that a process leads.
+pub fn kill_group(leader: u32, signal: u32) -> io::Result<()> {
+    let number = |value: u32| i32::try_from(value).map_err(|_| io::ErrorKind::InvalidInput);
+    // 0 would mean this process's own group, 1 everything.
+    let leader = number(leader)?.max(2);
+    let signal = number(signal)?;
+    // SAFETY: kill takes two integers.
+    check(c_long::from(unsafe { libc::kill(-leader, signal) }))
+}
+
 /// Puts a descriptor under the watch of the event loop.
 pub fn watch(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an OwnedFd keeps its number and stays open until it is dropped, which AsyncFd does only after

@@ -3,8 +3,8 @@
 //! the host's side of a machine's vsock does (`CONNECT <port>\n`, answered by `OK <number>\n`), so that the
 //! same client reaches either.
 //!
-//! The control port leads to the ttrpc service, the stream port to the streams of a process, the TCP port to
-//! the ports of the machine.
+//! The control port leads to the ttrpc services, the stream port to the streams of a process, the plane port to
+//! whatever its opening says, the TCP port to the ports of the machine.
 
 use std::convert::Infallible;
 use std::io;
@@ -12,7 +12,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use cube_protocol::{CONTROL_PORT, HelloError, STREAM_PORT, StreamAnswer, StreamHello, TCP_PORT};
+use cube_protocol::{
+    CONTROL_PORT, HelloError, PLANE_PORT, STREAM_PORT, StreamAnswer, StreamHello, TCP_PORT,
+};
 use thiserror::Error;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixListener;
@@ -24,6 +26,7 @@ use ttrpc::asynchronous::transport::{Listener, Socket};
 
 use crate::agent::Agent;
 use crate::cause::{Cause, chain};
+use crate::plane;
 use crate::process::{AttachError, Connection};
 use crate::service::Service;
 
@@ -85,6 +88,7 @@ pub async fn serve(agent: Arc<Agent>, address: Address) -> Result<Infallible, Tr
     let (control, sockets) = mpsc::channel(BACKLOG);
     let mut server = ttrpc::r#async::Server::new()
         .register_service(Service::new(Arc::clone(&agent)).methods())
+        .register_service(plane::service::Service::new(Arc::clone(&agent)).methods())
         .add_listener(Listener::new(ReceiverStream::new(sockets)));
     // Serves as long as it is not dropped.
     server.start().await.map_err(TransportError::Serve)?;
@@ -106,11 +110,13 @@ impl Switch {
         let control = listen(CONTROL_PORT)?;
         let streams = listen(STREAM_PORT)?;
         let ports = listen(TCP_PORT)?;
+        let plane = listen(PLANE_PORT)?;
         loop {
             let (accepted, port) = tokio::select! {
                 accepted = control.accept() => (accepted, CONTROL_PORT),
                 accepted = streams.accept() => (accepted, STREAM_PORT),
                 accepted = ports.accept() => (accepted, TCP_PORT),
+                accepted = plane.accept() => (accepted, PLANE_PORT),
             };
             match accepted {
                 Ok((connection, peer)) if peer.cid() == VMADDR_CID_HOST => {
@@ -153,6 +159,15 @@ impl Switch {
             return;
         }
         let agent = Arc::clone(&self.agent);
+        if port == PLANE_PORT {
+            tokio::spawn(async move {
+                // A host that goes away is how most of these end.
+                if let Err(error) = plane::channel::serve(agent, connection).await {
+                    tracing::info!(error = %chain(&error), "a connection of the plane ended early");
+                }
+            });
+            return;
+        }
         tokio::spawn(async move {
             if port == TCP_PORT {
                 if let Err(error) = agent.join_port(connection).await {
@@ -189,7 +204,8 @@ async fn port_of(connection: &mut impl Connection) -> io::Result<Option<u32>> {
         .ok()
         .and_then(|line| line.strip_prefix("CONNECT "))
         .and_then(|port| port.trim_end().parse().ok());
-    Ok(port.filter(|port| [CONTROL_PORT, STREAM_PORT, TCP_PORT].contains(port)))
+    let served = [CONTROL_PORT, STREAM_PORT, PLANE_PORT, TCP_PORT];
+    Ok(port.filter(|port| served.contains(port)))
 }
 
 /// Joins a connection with the stream that it names.

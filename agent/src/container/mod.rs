@@ -21,6 +21,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
+use tokio::task::spawn_blocking;
 
 pub use files::{FileError, Files, HostFile};
 pub use parts::{Layout, Parts};
@@ -33,7 +34,9 @@ pub use start::Command;
 use crate::cgroup::{self, Cgroup, OomWatch, Stats};
 use crate::error::AgentError;
 use crate::oci;
+use crate::plane::{Jobs, View, Visit, Visitors};
 use crate::process::{Process, SIGKILL, SignalError};
+use crate::stage::Root;
 use crate::sys;
 use processes::Processes;
 
@@ -47,6 +50,8 @@ pub struct Container {
     /// Taken by the one who deletes it.
     lent: Mutex<Option<Lent>>,
     processes: Processes,
+    jobs: Jobs,
+    visitors: Visitors,
     /// The first process, for others to join its namespaces.
     first: Mutex<Option<Arc<OwnedFd>>>,
     is_paused: AtomicBool,
@@ -90,6 +95,8 @@ impl Container {
             rootfs: tokio::sync::Mutex::new(rootfs),
             lent: Mutex::new(Some(lent)),
             processes: Processes::of(id),
+            jobs: Jobs::default(),
+            visitors: Visitors::default(),
             first: Mutex::default(),
             is_paused: AtomicBool::new(false),
             told_oom_kills: AtomicU64::new(0),
@@ -192,6 +199,10 @@ impl Container {
     /// Kills what still runs and takes everything down. Can be tried again if it fails.
     pub async fn delete(&self) -> Result<(), AgentError> {
         self.cgroup.kill().await?;
+        if !self.visitors.leave().await {
+            tracing::warn!(container = %self.id, "somebody still looks at its files");
+        }
+        self.jobs.end().await;
         for process in self.processes.all() {
             process.wait().await;
             process.streams().close();
@@ -208,6 +219,34 @@ impl Container {
     /// The first process, for another container of the pod to share namespaces with.
     pub fn pidfd(&self) -> Option<Arc<OwnedFd>> {
         self.first().clone()
+    }
+
+    /// Its processes that outlive whoever started them.
+    pub fn jobs(&self) -> &Jobs {
+        &self.jobs
+    }
+
+    /// Lets somebody look at its tree, as its first process sees it.
+    pub async fn visit(&self) -> Result<Visit, AgentError> {
+        let first = self.process("")?;
+        let inside = self.visitors.enter().ok_or_else(|| self.is_leaving())?;
+        let path = Path::new("/proc")
+            .join(first.pid().to_string())
+            .join("root");
+        let opened = spawn_blocking(move || View::of(Root::open(&path)?)).await;
+        let view = opened
+            .map_err(|_| AgentError::Broken)?
+            .map_err(|error| AgentError::Tree(error.into()))?;
+        // Another process may have had the number since.
+        if first.has_ended() {
+            return Err(self.bad_state("has no running first process"));
+        }
+        Ok(Visit::new(inside, view))
+    }
+
+    /// Why nobody can look at it any more.
+    pub fn is_leaving(&self) -> AgentError {
+        self.bad_state("is being deleted")
     }
 
     fn is_gone(&self) -> AgentError {

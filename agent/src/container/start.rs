@@ -11,7 +11,7 @@ use crate::cgroup;
 use crate::error::AgentError;
 use crate::oci;
 use crate::process::{Process, Reaper, Surroundings, Wanted};
-use crate::stage::{Plan, SharedNamespaces};
+use crate::stage::{Plan, ProcessPlan, SharedNamespaces};
 use crate::sys::NewNamespaces;
 
 /// What a new process is to be.
@@ -83,12 +83,47 @@ impl Container {
         layout: &Layout,
         command: &Command<'_>,
     ) -> Result<Process, AgentError> {
+        let asked: oci::Process = oci::parse("process object", command.json)?;
+        let process = oci::process_plan(&asked, self.parts.process.as_ref())?;
+        self.joined_process(reaper, layout, process, command.terminal, command.wanted)
+            .await
+    }
+
+    /// What the container's own process was told, for others to be like it.
+    pub fn first_plan(&self) -> Result<&ProcessPlan, AgentError> {
+        let plan = self.parts.process.as_ref();
+        plan.ok_or_else(|| AgentError::Spec(oci::SpecError::invalid("process", "is missing")))
+    }
+
+    /// A process that nobody can name: whoever makes it keeps it.
+    pub async fn create_job_process(
+        &self,
+        reaper: &Reaper,
+        layout: &Layout,
+        plan: ProcessPlan,
+        terminal: bool,
+        wanted: Wanted,
+    ) -> Result<Process, AgentError> {
+        if self.is_paused.load(Ordering::Relaxed) {
+            return Err(self.bad_state("is paused"));
+        }
+        self.joined_process(reaper, layout, plan, terminal, wanted)
+            .await
+    }
+
+    async fn joined_process(
+        &self,
+        reaper: &Reaper,
+        layout: &Layout,
+        process: ProcessPlan,
+        terminal: bool,
+        wanted: Wanted,
+    ) -> Result<Process, AgentError> {
         let first = self.process("")?;
         let pidfd = self.first().clone().filter(|_| !first.has_ended());
         let Some(pidfd) = pidfd else {
             return Err(self.bad_state("has no running first process"));
         };
-        let asked: oci::Process = oci::parse("process object", command.json)?;
         let plan = Plan {
             container_id: self.id.clone(),
             container: None,
@@ -97,8 +132,8 @@ impl Container {
                 ipc: true,
                 uts: true,
             },
-            terminal: command.terminal,
-            process: oci::process_plan(&asked, self.parts.process.as_ref())?,
+            terminal,
+            process,
             seccomp: self.parts.seccomp.clone(),
         };
         let create = async |cgroup: OwnedFd| {
@@ -108,7 +143,7 @@ impl Container {
                 join: Some((*pidfd).as_fd()),
                 cgroup: cgroup.as_fd(),
             };
-            Process::create(reaper, &plan, surroundings, &self.cgroup, command.wanted).await
+            Process::create(reaper, &plan, surroundings, &self.cgroup, wanted).await
         };
         match create(self.cgroup.open()?).await {
             // The container has controllers of its own for cgroups below (systemd, a container engine), so

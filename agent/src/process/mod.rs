@@ -32,6 +32,8 @@ use crate::sys;
 pub struct Exit {
     /// 0 to 255, or 128 plus the number of the signal that killed it.
     pub status: u32,
+    /// The signal that killed it; 0: none, it exited.
+    pub signal: u32,
     /// When.
     pub at: SystemTime,
     /// The kernel had killed a process of the container for want of memory by then.
@@ -75,6 +77,7 @@ impl Process {
             let oom_killed = watched.oom_kills().is_ok_and(|kills| kills > 0);
             publish.send_replace(Some(Exit {
                 status: death.status,
+                signal: death.signal,
                 at: death.at,
                 oom_killed,
             }));
@@ -173,6 +176,17 @@ impl Process {
             signal
         };
         sys::kill(self.pid, signal).map_err(|error| SignalError::Kill {
+            signal,
+            source: error.into(),
+        })
+    }
+
+    /// Sends a signal to the group that it leads: a stage made itself the leader of a session.
+    pub fn signal_group(&self, signal: u32) -> Result<(), SignalError> {
+        if self.has_ended() {
+            return Err(SignalError::Ended);
+        }
+        sys::kill_group(self.pid, signal).map_err(|error| SignalError::Kill {
             signal,
             source: error.into(),
         })

@@ -16,6 +16,8 @@ use tokio::signal::unix::{SignalKind, signal};
 pub struct Death {
     /// 0 to 255, or 128 plus the number of the signal that killed it.
     pub status: u32,
+    /// The signal that killed it; 0: none, it exited.
+    pub signal: u32,
     /// When it was found dead.
     pub at: SystemTime,
 }
@@ -92,8 +94,10 @@ impl From<WaitStatus> for Death {
             // Stops and continuations are not asked for.
             (None, None) => 255,
         };
+        let signal = status.terminating_signal().unwrap_or(0);
         Self {
             status: u32::try_from(code).unwrap_or(255),
+            signal: u32::try_from(signal).unwrap_or(0),
             at: SystemTime::now(),
         }
     }

@@ -43,7 +43,7 @@ pub use plan::{
     RlimitPlan, SharedNamespaces, WindowSize,
 };
 pub use recipe::main;
-pub use root::Root;
+pub use root::{Root, proc_path};
 pub use terminal::resize;
 
 /// Descriptor of the channel to the agent.

@@ -17,6 +17,9 @@ const MAX_TRIES: u32 = 32;
 /// Most symbolic links that are followed to a file that is not there yet; the kernel's own limit is 40.
 const MAX_LINKS: u32 = 16;
 
+/// What is done to a file or directory that was made.
+pub type Made<'a> = dyn Fn(&OwnedFd) -> io::Result<()> + 'a;
+
 /// The root directory of a container.
 #[derive(Debug)]
 pub struct Root(OwnedFd);
@@ -40,6 +43,11 @@ impl Root {
 
     /// Opens a directory; what is missing of it is made, for root, with mode 755.
     pub fn make_dir(&self, path: &Path) -> io::Result<OwnedFd> {
+        self.make_dir_as(path, &|_| Ok(()))
+    }
+
+    /// As [`Root::make_dir`], with something done to each directory that is made.
+    pub fn make_dir_as(&self, path: &Path, made: &Made<'_>) -> io::Result<OwnedFd> {
         let flags = OFlags::PATH | OFlags::DIRECTORY;
         // Most are there.
         match self.find(path, flags) {
@@ -53,8 +61,13 @@ impl Root {
             dir = match self.find(&reached, flags) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
                     match mkdirat(&dir, name, Mode::from_raw_mode(0o755)) {
-                        // EEXIST: a dangling link, or somebody was faster; the next look tells.
-                        Ok(()) | Err(Errno::EXIST) => self.find(&reached, flags)?,
+                        Ok(()) => {
+                            let fresh = self.find(&reached, flags)?;
+                            made(&fresh)?;
+                            fresh
+                        }
+                        // A dangling link, or somebody was faster; the next look tells.
+                        Err(Errno::EXIST) => self.find(&reached, flags)?,
                         Err(errno) => return Err(errno.into()),
                     }
                 }
@@ -67,16 +80,26 @@ impl Root {
     /// Opens a file; one that is missing is made, empty, for root, with mode 755 as runc does, and so are the
     /// directories above it. A link that leads nowhere yet is followed, inside of the root.
     pub fn make_file(&self, path: &Path) -> io::Result<OwnedFd> {
+        self.make_file_as(path, Mode::from_raw_mode(0o755), &|_| Ok(()))
+    }
+
+    /// As [`Root::make_file`], with another mode, and something done to the file and each directory that is
+    /// made.
+    pub fn make_file_as(&self, path: &Path, mode: Mode, made: &Made<'_>) -> io::Result<OwnedFd> {
         let mut path = path.to_path_buf();
         for _ in 0..MAX_LINKS {
             match self.find(&path, OFlags::PATH) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 other => return other,
             }
-            let (parent, name) = self.make_parent(&path)?;
+            let name = path.file_name().ok_or(Errno::INVAL)?;
+            let parent = self.make_dir_as(path.parent().ok_or(Errno::INVAL)?, made)?;
             let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-            match openat(&parent, name, flags, Mode::from_raw_mode(0o755)) {
-                Ok(_) => return self.find(&path, OFlags::PATH),
+            match openat(&parent, name, flags, mode) {
+                Ok(fresh) => {
+                    made(&fresh)?;
+                    return self.find(&path, OFlags::PATH);
+                }
                 Err(Errno::EXIST) => {}
                 Err(errno) => return Err(errno.into()),
             }
