@@ -153,30 +153,27 @@ impl Switch {
     }
 
     async fn connect(self: &Arc<Self>, port: u32, connection: impl Connection + 'static) {
-        if port == CONTROL_PORT {
-            // Only a server that has ended does not take it, and then the agent ends too.
-            drop(self.control.send(Ok(Socket::new(connection))).await);
-            return;
-        }
         let agent = Arc::clone(&self.agent);
-        if port == PLANE_PORT {
-            tokio::spawn(async move {
-                // A host that goes away is how most of these end.
+        match port {
+            // Only a server that has ended does not take it, and then the agent ends too.
+            CONTROL_PORT => drop(self.control.send(Ok(Socket::new(connection))).await),
+            // A client that goes away is how most of these two end.
+            PLANE_PORT => drop(tokio::spawn(async move {
                 if let Err(error) = plane::channel::serve(agent, connection).await {
-                    tracing::info!(error = %chain(&error), "a connection of the plane ended early");
+                    tracing::debug!(error = %chain(&error), "a connection of the plane ended early");
                 }
-            });
-            return;
-        }
-        tokio::spawn(async move {
-            if port == TCP_PORT {
+            })),
+            TCP_PORT => drop(tokio::spawn(async move {
                 if let Err(error) = agent.join_port(connection).await {
                     tracing::debug!(%error, "a connection to a port ended early");
                 }
-            } else if let Err(error) = attach(&agent, connection).await {
-                tracing::warn!(error = %chain(&error), "stream refused");
-            }
-        });
+            })),
+            _ => drop(tokio::spawn(async move {
+                if let Err(error) = attach(&agent, connection).await {
+                    tracing::warn!(error = %chain(&error), "stream refused");
+                }
+            })),
+        }
     }
 }
 

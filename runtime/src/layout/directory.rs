@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{CWD, FlockOperation, RenameFlags, flock, renameat_with};
 use rustix::io::Errno;
 
-use super::{Layout, LayoutError, SandboxKey, VSOCK_SOCKET};
+use super::{Layout, LayoutError, SandboxKey};
 use crate::guest_text;
 use crate::reap;
 
@@ -32,7 +32,7 @@ impl SandboxDir {
     /// a living one is an error.
     pub(crate) fn create(layout: &Layout, key: &SandboxKey) -> Result<Self, LayoutError> {
         let path = layout.path(key);
-        let socket = path.join(VSOCK_SOCKET);
+        let socket = super::vsock_path(&path);
         if socket.as_os_str().len() > MAX_SOCKET_PATH {
             return Err(LayoutError::SocketPath {
                 path: socket,
@@ -59,7 +59,7 @@ impl SandboxDir {
     }
 
     pub(crate) fn vsock_path(&self) -> PathBuf {
-        self.path.join(VSOCK_SOCKET)
+        super::vsock_path(&self.path)
     }
 
     /// Binds the socket that the VMM will accept the host's vsock connections on.

@@ -31,12 +31,9 @@ pub use state::{InterfaceState, NamespaceState, NetworkState, SandboxState, VmmS
 /// Name of the state file.
 pub(crate) const STATE_FILE: &str = "sandbox.json";
 
-/// Name of the socket that leads to the guest's vsock.
-pub(crate) const VSOCK_SOCKET: &str = "vsock.sock";
-
 /// The host's side of the guest's vsock, in a sandbox's directory.
 pub(crate) fn vsock_path(dir: &Path) -> PathBuf {
-    dir.join(VSOCK_SOCKET)
+    dir.join("vsock.sock")
 }
 
 /// Where sandboxes are.

@@ -99,10 +99,31 @@ impl Channel {
         }
     }
 
-    /// Sends a frame.
-    pub(super) async fn send(&mut self, kind: FrameKind, payload: &[u8]) -> io::Result<()> {
-        let frame = encode_frame(kind, payload).map_err(io::Error::other)?;
-        self.stream.write_all(&frame).await
+    /// Sends a frame, unless the guest says meanwhile that it wants no more: then that is the error.
+    pub(super) async fn send(&mut self, kind: FrameKind, payload: &[u8]) -> Result<(), PlaneError> {
+        let frame = encode_frame(kind, payload).map_err(|error| self.lost(error))?;
+        let mut rest = frame.as_slice();
+        while !rest.is_empty() {
+            let (mut reader, mut writer) = self.stream.split();
+            let written = tokio::select! {
+                biased;
+                count = reader.read_buf(self.received.room()) => match count {
+                    Ok(_) => Err(self.stopped().await),
+                    Err(error) => Err(self.lost(error)),
+                },
+                written = writer.write(rest) => written.map_err(|error| self.lost(error)),
+            };
+            rest = &rest[written?..];
+        }
+        Ok(())
+    }
+
+    /// Why the guest spoke, or closed, before it was its turn.
+    async fn stopped(&mut self) -> PlaneError {
+        match self.answer().await {
+            Ok(_) => self.malformed(),
+            Err(error) => error,
+        }
     }
 
     /// The answer to what was wanted; a fault is an error.

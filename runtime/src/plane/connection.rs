@@ -50,7 +50,7 @@ impl Connection {
     pub(super) async fn open(dir: &Path) -> Result<Self, PlaneError> {
         let connection = Self {
             dir: dir.into(),
-            vsock: dir.join(crate::layout::VSOCK_SOCKET),
+            vsock: crate::layout::vsock_path(dir),
             live: Mutex::default(),
         };
         connection.client().await?;

@@ -208,28 +208,17 @@ impl FileWriter {
     /// Appends bytes. The guest's refusal (no such user, no space) is the error of this or of a later call.
     pub async fn write(&mut self, bytes: &[u8]) -> Result<(), PlaneError> {
         for chunk in bytes.chunks(CHUNK) {
-            self.send(FrameKind::Output, chunk).await?;
+            self.channel.send(FrameKind::Output, chunk).await?;
         }
         Ok(())
     }
 
     /// Waits until all of it is in the file.
     pub async fn finish(mut self) -> Result<Entry, PlaneError> {
-        self.send(FrameKind::End, &[]).await?;
+        self.channel.send(FrameKind::End, &[]).await?;
         match self.channel.answer().await? {
             Answer::Entry(entry) => Ok(entry.into()),
             _ => Err(self.channel.malformed()),
-        }
-    }
-
-    async fn send(&mut self, kind: FrameKind, payload: &[u8]) -> Result<(), PlaneError> {
-        let Err(error) = self.channel.send(kind, payload).await else {
-            return Ok(());
-        };
-        // A guest that stopped reading has said why before it closed the connection.
-        match self.channel.answer().await {
-            Err(refused @ PlaneError::Refused { .. }) => Err(refused),
-            Ok(_) | Err(_) => Err(self.channel.lost(error)),
         }
     }
 }
