@@ -16,12 +16,12 @@ mod bed;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use bed::{key, oci};
+use bed::{key, oci, process};
 use cube_runtime::plane::{
     EntryKind, Fault, JobEnd, JobEvent, JobOutput, JobRef, Place, Plane, PlaneError, StartJob,
     TerminalSize, WatchKind,
 };
-use cube_runtime::{Command, Layout};
+use cube_runtime::{Command, Layout, Sandbox};
 use tokio::time::timeout;
 
 /// Longest time for anything but a boot.
@@ -120,6 +120,7 @@ async fn a_container_is_reached_beside_its_shim() {
     a_directory_is_watched(&plane).await;
     figures_are_told(&plane).await;
     output_keeps_up(&plane).await;
+    an_exec_prints_as_much(&sandbox).await;
     planes_come_and_go(&dir, &plane).await;
 
     // Deleted under a job, a watch and an open file.
@@ -187,20 +188,19 @@ async fn a_job_outlives_its_holder(plane: &Plane) {
     let mut first = plane.attach(&tag).await.unwrap();
     let mut second = plane.attach(&JobRef::Pid(pid)).await.unwrap();
     plane.write_input(&tag, b"it\n").await.unwrap();
-    for holder in [&mut first, &mut second] {
+    // Both at once: the slower of two holders sets the pace.
+    let all = async |holder: &mut JobOutput| {
         let mut seen = Vec::new();
         while !seen.ends_with(b"got it\n") {
-            match timeout(LIMIT, holder.next())
-                .await
-                .unwrap()
-                .unwrap()
-                .unwrap()
-            {
+            match holder.next().await.unwrap().unwrap() {
                 JobEvent::Output(bytes) => seen.extend(bytes),
                 other => panic!("{other:?}"),
             }
         }
-    }
+    };
+    let both = async { tokio::join!(all(&mut first), all(&mut second)) };
+    timeout(LIMIT, both).await.unwrap();
+    drop(second);
     let jobs = plane.jobs().await.unwrap();
     assert_eq!(jobs.len(), 1, "{jobs:?}");
     assert_eq!((jobs[0].pid, jobs[0].tag.as_deref()), (pid, Some("tagged")));
@@ -492,6 +492,31 @@ async fn output_keeps_up(plane: &Plane) {
     }
     assert_eq!(count, BYTES);
     println!("50 MB of output in {:?}", begun.elapsed());
+}
+
+/// For comparison: a stream of its own, without frames.
+async fn an_exec_prints_as_much(sandbox: &Sandbox) {
+    let command = Command {
+        exec_id: "e".into(),
+        process_json: Some(
+            process(&["head", "-c", "50000000", "/dev/zero"])
+                .to_string()
+                .into_bytes(),
+        ),
+        stdout: true,
+        ..Command::default()
+    };
+    let begun = Instant::now();
+    let mut exec = sandbox.create_process("c", command).await.unwrap();
+    let mut stdout = exec.take_stdout().unwrap();
+    exec.start().await.unwrap();
+    let count = tokio::io::copy(&mut stdout, &mut tokio::io::sink())
+        .await
+        .unwrap();
+    assert_eq!(count, 50_000_000);
+    println!("50 MB of an exec in {:?}", begun.elapsed());
+    exec.wait().await;
+    exec.delete().await.unwrap();
 }
 
 async fn planes_come_and_go(dir: &std::path::Path, plane: &Plane) {

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use cube_protocol::v1::plane as wire;
 use cube_protocol::v1::plane::WatchKind;
 use rustix::fs::inotify::{ReadFlags, Reader, WatchFlags, add_watch, remove_watch};
-use rustix::fs::{FileType, OFlags, statat};
+use rustix::fs::{OFlags, fstatfs};
 use rustix::io::Errno;
 
 use super::super::entry;
@@ -29,6 +29,10 @@ const READ_BYTES: usize = 16 * 1024;
 
 /// Events that are gathered before they are told.
 const MAX_EVENTS: usize = 1024;
+
+/// File systems of the kernel, whose files change without a word: proc, sysfs and cgroup2, as linux/magic.h
+/// numbers them. They are not descended into.
+const SILENT: [i64; 3] = [0x9fa0, 0x6265_6572, 0x6367_7270];
 
 /// Everything that is told, and the end of the directory itself.
 const MASK: WatchFlags = WatchFlags::CREATE
@@ -203,8 +207,13 @@ impl Watcher {
         while let Some(directory) = rest.pop() {
             let path = self.path.join(&directory);
             let names = match listing::names(view, &path, listing::MAX_ENTRIES) {
-                Err(PlaneFault::NoPath { .. }) => continue,
-                other => other?,
+                Ok(names) => names,
+                Err(full @ PlaneFault::TooMany { .. }) => return Err(full),
+                // Gone, or nothing that can be looked into.
+                Err(fault) => {
+                    tracing::debug!(%fault, "not watched");
+                    continue;
+                }
             };
             for name in names {
                 let below = directory.join(name);
@@ -214,21 +223,19 @@ impl Watcher {
                 }
                 match self.add(view, &inotify, &below) {
                     Ok(_) => rest.push(below),
-                    Err(PlaneFault::NoPath { .. } | PlaneFault::NotADirectory { .. }) => {}
-                    Err(fault) => return Err(fault),
+                    Err(full @ PlaneFault::TooMany { .. }) => return Err(full),
+                    Err(fault) => tracing::debug!(%fault, "not watched"),
                 }
             }
         }
         Ok(())
     }
 
+    /// Whether it is a directory whose changes the kernel tells.
     fn is_directory(&self, view: &View, name: &Path) -> bool {
-        let flags = OFlags::PATH | OFlags::NOFOLLOW;
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::DIRECTORY;
         let found = view.root.find(&self.path.join(name), flags);
-        found.is_ok_and(|fd| {
-            statat(fd, "", rustix::fs::AtFlags::EMPTY_PATH)
-                .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory)
-        })
+        found.is_ok_and(|fd| fstatfs(fd).is_ok_and(|fs| !SILENT.contains(&fs.f_type)))
     }
 
     fn add(&mut self, view: &View, inotify: impl AsFd, name: &Path) -> Result<i32, PlaneFault> {
