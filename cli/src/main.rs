@@ -4,12 +4,10 @@
 
 mod bench;
 mod connect;
-mod containerd;
 mod doctor;
 mod output;
 mod ps;
 mod reap;
-mod rfc3339;
 mod template;
 mod trace;
 

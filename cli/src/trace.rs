@@ -15,7 +15,9 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 
 use crate::bench::Quantiles;
-use crate::{output, rfc3339};
+use cube_containerd::rfc3339;
+
+use crate::output;
 
 /// The last stage of a start: what follows belongs to later processes.
 const LAST_STAGE: &str = "start";

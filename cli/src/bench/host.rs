@@ -10,7 +10,7 @@ use cube_vmm::probe::{self, Grade};
 use serde::Serialize;
 
 use super::shell;
-use crate::containerd::Mount;
+use cube_containerd::Mount;
 
 const VULNERABILITIES: &str = "/sys/devices/system/cpu/vulnerabilities";
 const GOVERNOR: &str = "/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor";

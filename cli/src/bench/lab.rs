@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
+use cube_containerd::{ContainerRecord, Containerd, ContainerdError, Image, Mount};
 use futures::{StreamExt as _, stream};
 use tokio::sync::RwLock;
 use tokio::time::{sleep, timeout};
@@ -20,7 +21,6 @@ use super::host;
 use super::options::Containers;
 use super::samples::{Series, Stopwatch};
 use super::spec;
-use crate::containerd::{ContainerRecord, Containerd, ContainerdError, Image, Mount};
 
 /// Longest time for a container's start or end. Ten cold boots at once in an emulated machine take one.
 const LIMIT: Duration = Duration::from_secs(300);
@@ -137,6 +137,8 @@ impl Lab {
                 runtime: &side.runtime,
                 snapshotter: &side.snapshotter,
                 spec: &spec,
+                labels: &[],
+                extension: None,
             };
             containerd.create_container(record).await?;
             watch.lap("container");

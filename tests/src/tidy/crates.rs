@@ -15,7 +15,7 @@ use serde_json::Value;
 use super::Finding;
 
 /// Crate, and the crates of ours that it may use. `*`: all.
-const OURS: [(&str, &[&str]); 14] = [
+const OURS: [(&str, &[&str]); 15] = [
     ("cube-protocol", &[]),
     ("cube-snapshot", &[]),
     ("cube-hv", &[]),
@@ -27,8 +27,9 @@ const OURS: [(&str, &[&str]); 14] = [
         &["cube-net", "cube-protocol", "cube-snapshot", "cube-vmm"],
     ),
     ("containerd-shim-cube-v1", &["cube-runtime"]),
-    ("cube-cli", &["cube-runtime", "cube-vmm"]),
-    ("cube-e2b", &["cube-runtime"]),
+    ("cube-containerd", &[]),
+    ("cube-cli", &["cube-containerd", "cube-runtime", "cube-vmm"]),
+    ("cube-e2b", &["cube-containerd", "cube-runtime"]),
     ("cube-snapshotter", &[]),
     ("cube-net", &[]),
     ("cube-tests", &["*"]),

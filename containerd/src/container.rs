@@ -1,14 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The calls of a container's life, one method each, in their order.
+//! The calls of a container's life, one method each, in their order: its disk, its task and processes.
 
 use serde_json::Value;
 
 use super::Containerd;
 use super::error::{ContainerdError, failed};
-use super::wire::containerd::services::containers::v1::containers_client::ContainersClient;
-use super::wire::containerd::services::containers::v1::{
-    Container, CreateContainerRequest, DeleteContainerRequest, container::Runtime,
-};
 use super::wire::containerd::services::snapshots::v1::snapshots_client::SnapshotsClient;
 use super::wire::containerd::services::snapshots::v1::{
     PrepareSnapshotRequest, RemoveSnapshotRequest,
@@ -20,26 +16,10 @@ use super::wire::containerd::services::tasks::v1::{
 };
 use super::wire::containerd::types::{Any, Mount};
 
-/// The names under which containerd's clients put OCI's JSON into messages.
-const SPEC: &str = "types.containerd.io/opencontainers/runtime-spec/1/Spec";
+/// The name under which containerd's clients put an OCI process into messages.
 const PROCESS: &str = "types.containerd.io/opencontainers/runtime-spec/1/Process";
 
 const SIGKILL: u32 = 9;
-
-/// What containerd keeps of a container.
-#[derive(Clone, Copy, Debug)]
-pub struct ContainerRecord<'a> {
-    /// Its name, which is that of its snapshot too.
-    pub id: &'a str,
-    /// The name of its image.
-    pub image: &'a str,
-    /// The runtime that is to run it.
-    pub runtime: &'a str,
-    /// The snapshotter that has its disk.
-    pub snapshotter: &'a str,
-    /// Its OCI spec.
-    pub spec: &'a Value,
-}
 
 impl Containerd {
     /// A disk of a container's own, on top of a committed one.
@@ -57,30 +37,6 @@ impl Containerd {
         let answer = SnapshotsClient::new(self.service()).prepare(request).await;
         let answer = answer.map_err(failed("prepare the snapshot", key))?;
         Ok(answer.into_inner().mounts)
-    }
-
-    /// The record of a container.
-    pub async fn create_container(
-        &self,
-        record: ContainerRecord<'_>,
-    ) -> Result<(), ContainerdError> {
-        let container = Container {
-            id: record.id.into(),
-            labels: Default::default(),
-            image: record.image.into(),
-            runtime: Some(Runtime {
-                name: record.runtime.into(),
-            }),
-            spec: Some(any(SPEC, record.spec)),
-            snapshotter: record.snapshotter.into(),
-            snapshot_key: record.id.into(),
-        };
-        let request = CreateContainerRequest {
-            container: Some(container),
-        };
-        let answer = ContainersClient::new(self.service()).create(request).await;
-        answer.map_err(failed("create the container", record.id))?;
-        Ok(())
     }
 
     /// Has the runtime set the container up, without standard streams. Answers the task's process id.
@@ -169,14 +125,6 @@ impl Containerd {
         Ok(())
     }
 
-    /// Removes a container's record.
-    pub async fn delete_container(&self, id: &str) -> Result<(), ContainerdError> {
-        let request = DeleteContainerRequest { id: id.into() };
-        let answer = ContainersClient::new(self.service()).delete(request).await;
-        answer.map_err(failed("delete the container", id))?;
-        Ok(())
-    }
-
     /// Removes a container's disk.
     pub async fn remove_snapshot(
         &self,
@@ -193,7 +141,7 @@ impl Containerd {
     }
 }
 
-fn any(type_url: &str, value: &Value) -> Any {
+pub(super) fn any(type_url: &str, value: &Value) -> Any {
     Any {
         type_url: type_url.into(),
         value: value.to_string().into_bytes(),

@@ -1,15 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A client of containerd's gRPC API, as much of it as measuring needs.
+//! A client of containerd's gRPC API, as much of it as our programs need.
 //!
 //! Not a client for people: no streams, no terminals, no pulling. Each method is one call or one short
 //! sequence that a container's life has, in the order of `ctr run`: [`Containerd::prepare`],
 //! [`Containerd::create_container`], [`Containerd::create_task`], [`Containerd::start`],
-//! [`Containerd::wait`] and back. Works with containerd 1.6 to 2.x. Called by `cube bench`.
+//! [`Containerd::wait`] and back; [`Containerd::containers`] and [`Containerd::tasks`] say what there is. Works
+//! with containerd 1.6 to 2.x. Used by `cube bench` and by the E2B bridge.
 
 mod container;
 mod error;
 mod image;
 mod lease;
+mod record;
+pub mod rfc3339;
+mod task;
 
 use std::path::Path;
 
@@ -19,9 +23,10 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 
-pub use container::ContainerRecord;
 pub use error::ContainerdError;
-pub use image::Image;
+pub use image::{Image, ImageConfig};
+pub use record::{ContainerRecord, Extension, StoredContainer};
+pub use task::{TaskStatus, TaskSummary};
 pub use wire::containerd::types::Mount;
 
 use error::failed;

@@ -7,7 +7,7 @@
 
 use std::fmt::Write as _;
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use sha2::{Digest, Sha256};
 
 use super::Containerd;
@@ -34,6 +34,26 @@ const ARCHITECTURE: &str = "amd64";
 pub struct Image {
     name: String,
     layers: Vec<Layer>,
+    config: ImageConfig,
+}
+
+/// What an image says about the processes of its containers (OCI image specification, "config").
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct ImageConfig {
+    /// `NAME=value` each.
+    #[serde(deserialize_with = "null_is_empty")]
+    pub env: Vec<String>,
+    /// The program and its first arguments.
+    #[serde(deserialize_with = "null_is_empty")]
+    pub entrypoint: Vec<String>,
+    /// What follows it.
+    #[serde(deserialize_with = "null_is_empty")]
+    pub cmd: Vec<String>,
+}
+
+fn null_is_empty<'de, D: Deserializer<'de>>(list: D) -> Result<Vec<String>, D::Error> {
+    Ok(Option::deserialize(list)?.unwrap_or_default())
 }
 
 #[derive(Debug)]
@@ -46,6 +66,11 @@ impl Image {
     /// Its name.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// What it says about processes.
+    pub fn config(&self) -> &ImageConfig {
+        &self.config
     }
 
     /// The snapshot of all its layers.
@@ -85,6 +110,7 @@ impl Containerd {
         Ok(Image {
             name: name.into(),
             layers,
+            config: config.config.unwrap_or_default(),
         })
     }
 
@@ -207,6 +233,7 @@ struct Platform {
 /// An OCI image configuration.
 #[derive(Deserialize)]
 struct Config {
+    config: Option<ImageConfig>,
     rootfs: RootFs,
 }
 
@@ -304,8 +331,25 @@ mod tests {
     }
 
     #[test]
+    fn what_an_image_says_about_processes_may_be_missing_or_null() {
+        let read = |json: &str| parse::<Config>(json.as_bytes()).unwrap().config;
+        let rootfs = r#""rootfs":{"diff_ids":[]}"#;
+        assert_eq!(read(&format!("{{{rootfs}}}")), None);
+        let some = read(&format!(
+            r#"{{"config":{{"Env":["A=b"],"Entrypoint":null,"Cmd":["sh"],"User":"x"}},{rootfs}}}"#
+        ));
+        let expect = ImageConfig {
+            env: vec!["A=b".into()],
+            entrypoint: vec![],
+            cmd: vec!["sh".into()],
+        };
+        assert_eq!(some, Some(expect));
+    }
+
+    #[test]
     fn layers_and_ids_have_to_match() {
         let config = |ids| Config {
+            config: None,
             rootfs: RootFs { diff_ids: ids },
         };
         let manifest = || {
