@@ -121,6 +121,7 @@ async fn a_container_is_reached_beside_its_shim() {
     figures_are_told(&plane).await;
     output_keeps_up(&plane).await;
     an_exec_prints_as_much(&sandbox).await;
+    starts_are_compared(&plane, &sandbox).await;
     planes_come_and_go(&dir, &plane).await;
 
     // Deleted under a job, a watch and an open file.
@@ -517,6 +518,34 @@ async fn an_exec_prints_as_much(sandbox: &Sandbox) {
     println!("50 MB of an exec in {:?}", begun.elapsed());
     exec.wait().await;
     exec.delete().await.unwrap();
+}
+
+/// Start to end of a shell that does nothing, as a job and as an exec.
+async fn starts_are_compared(plane: &Plane, sandbox: &Sandbox) {
+    const TIMES: usize = 11;
+    let (mut jobs, mut execs) = (Vec::new(), Vec::new());
+    for number in 0..TIMES {
+        let begun = Instant::now();
+        run(plane, "exit 0").await;
+        jobs.push(begun.elapsed());
+        let command = Command {
+            exec_id: format!("e{number}"),
+            process_json: Some(process(&["sh", "-c", "exit 0"]).to_string().into_bytes()),
+            stdout: true,
+            stderr: true,
+            ..Command::default()
+        };
+        let begun = Instant::now();
+        let exec = sandbox.create_process("c", command).await.unwrap();
+        exec.start().await.unwrap();
+        exec.wait().await;
+        execs.push(begun.elapsed());
+        exec.delete().await.unwrap();
+    }
+    jobs.sort();
+    execs.sort();
+    let (job, exec) = (jobs[TIMES / 2], execs[TIMES / 2]);
+    println!("start to end, median of {TIMES}: job {job:?}, exec {exec:?}");
 }
 
 async fn planes_come_and_go(dir: &std::path::Path, plane: &Plane) {

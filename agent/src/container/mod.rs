@@ -50,7 +50,7 @@ pub struct Container {
     /// Taken by the one who deletes it.
     lent: Mutex<Option<Lent>>,
     processes: Processes,
-    jobs: Jobs,
+    jobs: Arc<Jobs>,
     visitors: Visitors,
     /// The first process, for others to join its namespaces.
     first: Mutex<Option<Arc<OwnedFd>>>,
@@ -95,7 +95,7 @@ impl Container {
             rootfs: tokio::sync::Mutex::new(rootfs),
             lent: Mutex::new(Some(lent)),
             processes: Processes::of(id),
-            jobs: Jobs::default(),
+            jobs: Arc::default(),
             visitors: Visitors::default(),
             first: Mutex::default(),
             is_paused: AtomicBool::new(false),
@@ -222,7 +222,7 @@ impl Container {
     }
 
     /// Its processes that outlive whoever started them.
-    pub fn jobs(&self) -> &Jobs {
+    pub fn jobs(&self) -> &Arc<Jobs> {
         &self.jobs
     }
 

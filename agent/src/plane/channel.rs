@@ -70,14 +70,21 @@ pub async fn serve(agent: Arc<Agent>, connection: impl Connection) -> Result<(),
     let opening = timeout(OPENING_TIMEOUT, channel.opening())
         .await
         .map_err(|_| ChannelError::Silent)??;
-    match run(&agent, &mut channel, opening).await {
+    // Held until the host has closed.
+    let (place, done) = match agent.plane().take_place() {
+        Ok(place) => (Some(place), run(&agent, &mut channel, opening).await),
+        Err(full) => (None, Err(full.into())),
+    };
+    let finished = match done {
         Ok(()) => channel.finish().await,
         Err(Stop::Fault(fault)) => {
             channel.answer(Answer::Fault(fault.to_wire())).await?;
             channel.finish().await
         }
         Err(Stop::Channel(error)) => Err(error),
-    }
+    };
+    drop(place);
+    finished
 }
 
 async fn run<C: Connection>(
@@ -85,7 +92,6 @@ async fn run<C: Connection>(
     channel: &mut Channel<C>,
     opening: wire::Opening,
 ) -> Result<(), Stop> {
-    let _place = agent.plane().take_place()?;
     let container = agent
         .container(&opening.container_id)
         .map_err(PlaneFault::from)?;

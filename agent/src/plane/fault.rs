@@ -131,7 +131,9 @@ impl PlaneFault {
                 Some(Errno::ROFS | Errno::PERM | Errno::ACCESS | Errno::BUSY | Errno::TXTBSY) => {
                     FaultKind::NOT_PERMITTED
                 }
-                Some(Errno::NAMETOOLONG | Errno::LOOP | Errno::INVAL) => FaultKind::INVALID,
+                Some(
+                    Errno::NAMETOOLONG | Errno::LOOP | Errno::INVAL | Errno::RANGE | Errno::TOOBIG,
+                ) => FaultKind::INVALID,
                 Some(Errno::OPNOTSUPP | Errno::XDEV) => FaultKind::NOT_SUPPORTED,
                 _ => FaultKind::OTHER,
             };

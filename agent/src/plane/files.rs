@@ -5,7 +5,8 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use cube_protocol::v1::plane as wire;
 use rustix::fs::{
@@ -72,7 +73,7 @@ pub fn remove(view: &View, place: &wire::Place) -> Result<(), PlaneFault> {
         other => other?,
     };
     let removed = match unlinkat(&dir, name, AtFlags::empty()) {
-        Err(Errno::ISDIR | Errno::PERM) => std::fs::remove_dir_all(proc_path(&dir).join(name)),
+        Err(Errno::ISDIR) => std::fs::remove_dir_all(proc_path(&dir).join(name)),
         other => other.map_err(Into::into),
     };
     match removed {
@@ -101,11 +102,11 @@ pub fn compose(
     }
     let name = last_part(&path)?;
     let dir = make_dirs(view, above(&path), &owner)?;
-    let parts = Path::new(name).with_extension("cube-parts");
+    let parts = unused_name();
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
     let failed = |error: io::Error| PlaneFault::file("write", &path)(error);
     let whole = openat(&dir, &parts, flags, FILE_MODE).map_err(|errno| failed(errno.into()))?;
-    let written = join(view, &paths, whole, &owner)
+    let written = join(view, &paths, whole, &owner, failed)
         .and_then(|()| renameat(&dir, &parts, &dir, name).map_err(|errno| failed(errno.into())));
     if let Err(fault) = written {
         if let Err(errno) = unlinkat(&dir, &parts, AtFlags::empty()) {
@@ -126,16 +127,24 @@ pub fn compose(
 
 fn join(
     view: &View,
-    sources: &[std::path::PathBuf],
+    sources: &[PathBuf],
     whole: OwnedFd,
     owner: &Account,
+    failed: impl Fn(io::Error) -> PlaneFault,
 ) -> Result<(), PlaneFault> {
     let mut whole = File::from(whole);
     for source in sources {
         let mut part = open_file(view, source)?;
-        io::copy(&mut part, &mut whole).map_err(PlaneFault::file("read", source))?;
+        io::copy(&mut part, &mut whole).map_err(&failed)?;
     }
-    own(&whole, owner).map_err(PlaneFault::file("write", above(Path::new("/"))))
+    own(&whole, owner).map_err(failed)
+}
+
+/// For what is not whole yet.
+fn unused_name() -> String {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let number = COUNT.fetch_add(1, Ordering::Relaxed);
+    format!(".cube-parts-{}-{number}", std::process::id())
 }
 
 /// Opens a regular file to read. What else there may be is not opened, because that alone may have an

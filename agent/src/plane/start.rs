@@ -17,12 +17,12 @@ use super::accounts::Account;
 use super::channel::{Channel, Stop};
 use super::fault::PlaneFault;
 use super::job::{Chunk, Job};
-use super::jobs::KEPT;
+use super::jobs::{Jobs, KEPT};
 use super::view::{View, expand};
 use crate::agent::Agent;
 use crate::container::Container;
 use crate::error::AgentError;
-use crate::process::{Connection, Wanted};
+use crate::process::{Connection, SpawnError, Wanted};
 use crate::stage::{ProcessPlan, WindowSize};
 
 /// Longest tag.
@@ -106,7 +106,9 @@ async fn start(
         .create_job_process(container, plan, request.terminal.is_some(), wanted)
         .await
         .map_err(not_started)?;
-    let pid = inner_pid(process.pid()).unwrap_or(process.pid());
+    // Without a number it is dead already.
+    let killed = || not_started(SpawnError::Killed { hint: "" }.into());
+    let pid = inner_pid(process.pid()).ok_or_else(killed)?;
     let (job, outputs) =
         Job::of(process, pid, &request).map_err(|_| PlaneFault::Agent(AgentError::Broken))?;
     let chunks = job.hold()?;
@@ -116,7 +118,7 @@ async fn start(
     tokio::spawn(async move { running.run(outputs).await });
     let deadline = Some(request.deadline_ms).filter(|ms| *ms > 0);
     tokio::spawn(mind(
-        Arc::clone(container),
+        Arc::clone(container.jobs()),
         Arc::clone(&job),
         deadline.map(Duration::from_millis),
     ));
@@ -124,7 +126,7 @@ async fn start(
 }
 
 /// Kills it when its time is up, and forgets it some time after its end.
-async fn mind(container: Arc<Container>, job: Arc<Job>, deadline: Option<Duration>) {
+async fn mind(jobs: Arc<Jobs>, job: Arc<Job>, deadline: Option<Duration>) {
     if let Some(deadline) = deadline
         && timeout(deadline, job.wait()).await.is_err()
     {
@@ -132,7 +134,7 @@ async fn mind(container: Arc<Container>, job: Arc<Job>, deadline: Option<Duratio
     }
     job.wait().await;
     sleep(KEPT).await;
-    container.jobs().forget(&job);
+    jobs.forget(&job);
 }
 
 fn plan(

@@ -58,3 +58,6 @@ impl Plane {
         self.container.as_ref().to_owned()
     }
 }
+
+#[cfg(test)]
+mod tests;
