@@ -15,7 +15,7 @@ use crate::container::{
 };
 use crate::error::AgentError;
 use crate::guest::{Claim, Machine};
-use crate::network::{self, Network};
+use crate::network::{self, Network, Relay};
 use crate::plane::Plane;
 use crate::ports::Ports;
 use crate::process::{Connection, Process, Reaper, Wanted};
@@ -36,6 +36,7 @@ pub struct Agent {
     ports: Ports,
     /// Of the machine's interfaces.
     addresses: Mutex<Vec<IpAddr>>,
+    names: Arc<Relay>,
     plane: Plane,
     is_claimed: Mutex<bool>,
     greeted_at: Mutex<Option<Instant>>,
@@ -61,6 +62,7 @@ impl Agent {
             shared_memory: SharedMemory::default(),
             ports: Ports::default(),
             addresses: Mutex::default(),
+            names: Arc::default(),
             plane: Plane::default(),
             is_claimed: Mutex::default(),
             greeted_at: Mutex::default(),
@@ -188,10 +190,19 @@ impl Agent {
     pub async fn configure_network(&self, network: Network) -> Result<(), AgentError> {
         self.check_claimed()?;
         let addresses = network.addresses();
+        let relays_names = network.dns_relay;
         let done = tokio::task::spawn_blocking(move || network::configure(&network)).await;
         done.map_err(|_| AgentError::Broken)??;
         *self.addresses() = addresses;
+        if relays_names {
+            Arc::clone(&self.names).listen(network::RELAY).await?;
+        }
         Ok(())
+    }
+
+    /// Has the host at the other end of a connection answer the machine's names, until it breaks.
+    pub async fn relay_names(&self, host: impl Connection) {
+        self.names.serve(host).await;
     }
 
     /// Joins a connection with the TCP port that it names.

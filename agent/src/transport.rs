@@ -4,7 +4,7 @@
 //! same client reaches either.
 //!
 //! The control port leads to the ttrpc services, the stream port to the streams of a process, the plane port to
-//! whatever its opening says, the TCP port to the ports of the machine.
+//! whatever its opening says, the TCP port to the ports of the machine, the DNS port to who answers its names.
 
 use std::convert::Infallible;
 use std::io;
@@ -13,7 +13,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cube_protocol::{
-    CONTROL_PORT, HelloError, PLANE_PORT, STREAM_PORT, StreamAnswer, StreamHello, TCP_PORT,
+    CONTROL_PORT, DNS_PORT, HelloError, PLANE_PORT, STREAM_PORT, StreamAnswer, StreamHello,
+    TCP_PORT,
 };
 use thiserror::Error;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -111,12 +112,14 @@ impl Switch {
         let streams = listen(STREAM_PORT)?;
         let ports = listen(TCP_PORT)?;
         let plane = listen(PLANE_PORT)?;
+        let names = listen(DNS_PORT)?;
         loop {
             let (accepted, port) = tokio::select! {
                 accepted = control.accept() => (accepted, CONTROL_PORT),
                 accepted = streams.accept() => (accepted, STREAM_PORT),
                 accepted = ports.accept() => (accepted, TCP_PORT),
                 accepted = plane.accept() => (accepted, PLANE_PORT),
+                accepted = names.accept() => (accepted, DNS_PORT),
             };
             match accepted {
                 Ok((connection, peer)) if peer.cid() == VMADDR_CID_HOST => {
@@ -168,6 +171,9 @@ impl Switch {
                     tracing::debug!(%error, "a connection to a port ended early");
                 }
             })),
+            DNS_PORT => drop(tokio::spawn(
+                async move { agent.relay_names(connection).await },
+            )),
             _ => drop(tokio::spawn(async move {
                 if let Err(error) = attach(&agent, connection).await {
                     tracing::warn!(error = %chain(&error), "stream refused");
@@ -201,7 +207,7 @@ async fn port_of(connection: &mut impl Connection) -> io::Result<Option<u32>> {
         .ok()
         .and_then(|line| line.strip_prefix("CONNECT "))
         .and_then(|port| port.trim_end().parse().ok());
-    let served = [CONTROL_PORT, STREAM_PORT, PLANE_PORT, TCP_PORT];
+    let served = [CONTROL_PORT, STREAM_PORT, PLANE_PORT, TCP_PORT, DNS_PORT];
     Ok(port.filter(|port| served.contains(port)))
 }
 

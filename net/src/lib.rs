@@ -15,11 +15,13 @@
 //!
 //! | module | what |
 //! |---|---|
+//! | [`dns`] | questions of a guest, whether they may be asked, and the addresses in answers |
 //! | [`netlink`] | one blocking exchange with the kernel after the other |
 //! | [`policy`] | what a sandbox may send to, as text and as data |
 //! | [`table`] | wiring interfaces to taps, and what goes through, in one transaction |
 //! | [`wire`] | namespaces; what is in them; taps brought up; interfaces watched |
 
+pub mod dns;
 pub mod netlink;
 mod nft;
 pub mod policy;

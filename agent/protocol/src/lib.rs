@@ -48,3 +48,11 @@ pub const TCP_PORT: u32 = 1027;
 
 /// vsock port of what the plane moves.
 pub const PLANE_PORT: u32 = 1026;
+
+/// vsock port of names. The host connects and answers what the guest asks: both ways are DNS messages as TCP carries
+/// them (RFC 7766: a length as u16, the message), answers in any order, each with the id of its question. A new
+/// connection takes the place of the one before.
+pub const DNS_PORT: u32 = 1028;
+
+/// Longest question on the DNS port: the longest name, and room for options.
+pub const MAX_DNS_QUESTION: usize = 1232;

@@ -29,6 +29,7 @@ fn surface() -> String {
         format!("control port {}", cube_protocol::CONTROL_PORT),
         format!("stream port {}", cube_protocol::STREAM_PORT),
         format!("plane port {}", cube_protocol::PLANE_PORT),
+        format!("dns port {}", cube_protocol::DNS_PORT),
     ];
     push_file(&mut lines, agent::file_descriptor().proto());
     push_file(&mut lines, plane::file_descriptor().proto());

@@ -11,6 +11,7 @@
 //! what is not stays.
 
 mod device;
+mod dns;
 mod netlink;
 mod request;
 #[cfg(test)]
@@ -18,6 +19,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::io;
+use std::net::SocketAddr;
 
 use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_REPLACE};
 use netlink_packet_route::RouteNetlinkMessage as Message;
@@ -26,6 +28,7 @@ use thiserror::Error;
 
 use crate::cause::Cause;
 pub use device::load;
+pub use dns::{RELAY, Relay};
 use netlink::Netlink;
 pub use request::{Interface, Neighbour, Network, Route};
 
@@ -43,6 +46,15 @@ pub enum NetworkError {
     Device {
         /// Its slot.
         slot: u32,
+        /// The kernel's answer.
+        #[source]
+        source: Cause,
+    },
+    /// The relay's place is taken.
+    #[error("cannot listen for names on {address}")]
+    Names {
+        /// Its place.
+        address: SocketAddr,
         /// The kernel's answer.
         #[source]
         source: Cause,

@@ -23,6 +23,8 @@ pub struct Network {
     pub routes: Vec<Route>,
     /// Permanent neighbours.
     pub neighbours: Vec<Neighbour>,
+    /// Whether the host answers names.
+    pub dns_relay: bool,
 }
 
 impl Network {
@@ -79,6 +81,7 @@ pub struct Neighbour {
 impl Network {
     /// Checks a request.
     pub fn parse(request: wire::NetworkRequest) -> Result<Self, NetworkError> {
+        let dns_relay = request.dns_relay;
         let interfaces = request.interfaces.into_iter().map(interface);
         let routes = request.routes.into_iter().map(route);
         let neighbours = request.neighbours.into_iter().map(neighbour);
@@ -86,6 +89,7 @@ impl Network {
             interfaces: interfaces.collect::<Result<_, _>>()?,
             routes: routes.collect::<Result<_, _>>()?,
             neighbours: neighbours.collect::<Result<_, _>>()?,
+            dns_relay,
         })
     }
 }

@@ -56,8 +56,8 @@ const ELEMENTS_OF_A_MESSAGE: usize = 1000;
 pub(crate) enum Lifetime {
     /// Until it is taken out.
     Fixed,
-    /// For as long as the one who puts it in says.
-    Timed,
+    /// For as long as the one who puts it in says: at most so many.
+    Timed(u32),
     /// The same, and rules put it in: at most so many.
     Learned(u32),
 }
@@ -139,7 +139,7 @@ impl Change {
     pub(crate) fn set(&mut self, name: &str, key_length: u32, lifetime: Lifetime) {
         let (flags, size) = match lifetime {
             Lifetime::Fixed => (0, None),
-            Lifetime::Timed => (TIMEOUT, None),
+            Lifetime::Timed(most) => (TIMEOUT, Some(most)),
             Lifetime::Learned(most) => (TIMEOUT | EVAL, Some(most)),
         };
         let id = self.0.next();

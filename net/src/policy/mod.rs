@@ -89,7 +89,12 @@ impl Policy {
 
     /// Whether a name may be resolved: one that is allowed, or any where nothing is denied that is not named.
     pub fn may_resolve(&self, name: &str) -> bool {
-        self.default == Verdict::Allow || self.names().any(|allowed| allowed.matches(name))
+        self.default == Verdict::Allow || self.admits(name)
+    }
+
+    /// Whether what a name stands for is let through: a name that is allowed.
+    pub fn admits(&self, name: &str) -> bool {
+        self.names().any(|allowed| allowed.matches(name))
     }
 
     /// What no entry may allow: link-local addresses (clouds answer there with the host's credentials)

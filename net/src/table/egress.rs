@@ -21,6 +21,10 @@ const JUDGE: &str = "judge";
 const NAMED: &str = "named";
 const NEVER: &str = "never";
 
+/// Most addresses of names in a set, about 100 bytes each. A guest that fills one has its next names refused until
+/// some have gone.
+const MOST_NAMED: u32 = 16 << 10;
+
 pub(super) fn chains(change: &mut Change, rules: Rules<'_>) {
     for family in [&V4, &V6] {
         let judge = family.name(JUDGE);
@@ -31,7 +35,7 @@ pub(super) fn chains(change: &mut Change, rules: Rules<'_>) {
             destination(change, &judge, family, allowed, Verdict::Allow);
         }
         let named = family.name(NAMED);
-        change.set(&named, family.length(), Lifetime::Timed);
+        change.set(&named, family.length(), Lifetime::Timed(MOST_NAMED));
         change.clear(&named);
         if rules.policy.names().next().is_some() {
             change.rule(&judge, |rule| rule.is_in(&[family.target], &named).back());

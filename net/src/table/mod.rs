@@ -62,7 +62,7 @@ pub fn enforce(pairs: &[Pair], rules: Rules<'_>) -> Result<(), TableError> {
 }
 
 /// Lets the guest send to these addresses for a while: what allowed names stand for. The namespace's rules
-/// have to be there.
+/// have to be there, and room for all of them: else none is let through.
 pub fn admit(addresses: &[IpAddr], lifetime: Duration) -> Result<(), TableError> {
     let mut change = Change::amend();
     egress::admit(&mut change, addresses, lifetime);

@@ -168,6 +168,28 @@ fn names_are_reached_for_their_lifetime() {
 }
 
 #[test]
+fn addresses_of_names_are_so_many_and_no_more() {
+    let Some(bench) = under(r#"{"default":"deny","allow":["example.org"]}"#) else {
+        return;
+    };
+    let most = 16 << 10;
+    let addresses: Vec<IpAddr> = (0..=most)
+        .map(|n: u32| (0x0b00_0000 + n).to_be_bytes().into())
+        .collect();
+    let (one, all) = addresses.split_last().unwrap();
+    let put = |some: &[IpAddr]| {
+        let admitted = || admit(some, Duration::from_secs(600));
+        bench.middle.run(admitted).unwrap()
+    };
+    for some in all.chunks(4096) {
+        put(some).unwrap();
+    }
+    put(&all[..64]).unwrap();
+    let full = put(&[*one]).unwrap_err();
+    assert!(matches!(full, TableError::Admit(_)), "{full}");
+}
+
+#[test]
 fn a_guest_speaks_for_its_own_addresses_alone() {
     let Some(bench) = bench() else { return };
     bench
