@@ -15,6 +15,7 @@ use cube_vmm::config::{MAX_MEMORY_MIB, MAX_VCPUS, MIN_MEMORY_MIB};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::network::NameServer;
 use crate::template::Limits;
 
 /// Where the configuration is looked for.
@@ -79,6 +80,9 @@ pub struct EgressConfig {
     pub policy: Option<Policy>,
     /// What no policy can allow. None: link-local addresses and the addresses of the host.
     pub never: Option<Vec<IpNet>>,
+    /// Who is asked for the names of sandboxes that have a policy. None: whom the client gave the sandbox's
+    /// first container, or else the host's own.
+    pub dns: Option<Vec<NameServer>>,
 }
 
 impl Default for Config {
@@ -311,6 +315,15 @@ mod tests {
                 .to_string()
                 .contains("egress.policy")
         );
+    }
+
+    #[test]
+    fn name_servers_have_a_port_or_the_usual_one() {
+        let text = "[egress]\ndns = [\"10.0.0.53\", \"[fd00::53]:5353\"]";
+        let config: Config = toml::from_str(text).unwrap();
+        assert_eq!(config.egress.dns.unwrap().len(), 2);
+        let error = toml::from_str::<Config>("[egress]\ndns = [\"ns.example\"]").unwrap_err();
+        assert!(error.to_string().contains("ns.example"), "{error}");
     }
 
     #[test]

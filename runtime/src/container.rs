@@ -11,7 +11,8 @@ use tokio::sync::Mutex;
 use crate::error::Kind;
 use crate::guest::{Guest, GuestError};
 use crate::hooks::{HookError, Hooks, Point};
-use crate::host_files::{self, Following, HostFileError, HostFiles};
+use crate::host_files::{self, Following, HostFileError, HostFiles, Relayed};
+use crate::network::Servers;
 use crate::rootfs::{DiskSpec, RootfsError, RootfsMount};
 use crate::slots::{SlotLease, Slots};
 use crate::spec::{self, OciSpec, SpecError};
@@ -48,6 +49,8 @@ pub(crate) struct Machine<'a> {
     pub(crate) vmm: &'a Vmm,
     pub(crate) guest: &'a Guest,
     pub(crate) slots: &'a Slots,
+    /// Who is asked for its names, if they are relayed.
+    pub(crate) servers: Option<&'a Servers>,
 }
 
 impl Container {
@@ -61,7 +64,11 @@ impl Container {
         spec::check_container(oci).map_err(ContainerError::Spec)?;
         let disk = DiskSpec::from_mounts(&asked.rootfs).map_err(ContainerError::Rootfs)?;
         let wanted = host_files::wanted(oci);
-        let reading = tokio::task::spawn_blocking(move || HostFiles::read(&wanted)).await;
+        let relayed = machine.servers.map(|servers| Relayed {
+            container: asked.id.clone(),
+            servers: servers.clone(),
+        });
+        let reading = tokio::task::spawn_blocking(move || HostFiles::read(&wanted, relayed)).await;
         let mut files = reading
             .map_err(|_| ContainerError::Abandoned)?
             .map_err(ContainerError::HostFile)?;

@@ -5,7 +5,7 @@
 //! made at Create and followed: what is written to the file of the host, or put in its place, is written
 //! to the copy, which stays the same file. nerdctl does so with /etc/hosts when a container joins a
 //! network, a kubelet by turning a symbolic link beside the file (`..data`). What the container writes
-//! stays in the machine. Anything else that a client wants to bind is refused by name in [`crate::spec`].
+//! stays in the machine. Where a sandbox's names are relayed, its /etc/resolv.conf says so in the copy. Anything else that a client wants to bind is refused by name in [`crate::spec`].
 //!
 //! Called by [`crate::container`].
 
@@ -25,6 +25,8 @@ use tokio::task::AbortHandle;
 
 use crate::error::chain;
 use crate::guest::Guest;
+use crate::network::Servers;
+use crate::resolv_conf;
 
 /// Longest file that is copied: the agent's own limit. Files of names and addresses have some kilobytes.
 pub(crate) const MAX_BYTES: u64 = 1 << 20;
@@ -77,6 +79,16 @@ pub enum HostFileError {
 pub(crate) struct HostFiles {
     files: Vec<Copied>,
     watch: Option<Receiver>,
+    relayed: Option<Relayed>,
+}
+
+/// That a container's names are relayed, and who wants to know whom the client would have asked.
+#[derive(Clone, Debug)]
+pub(crate) struct Relayed {
+    /// Its name.
+    pub(crate) container: String,
+    /// To be told.
+    pub(crate) servers: Servers,
 }
 
 #[derive(Debug)]
@@ -87,6 +99,23 @@ struct Copied {
     mode: u32,
     uid: u32,
     gid: u32,
+}
+
+impl Copied {
+    fn is_resolv_conf(&self) -> bool {
+        self.destination == Path::new(resolv_conf::PATH)
+    }
+
+    /// What the container sees of it.
+    fn shown(&self, relayed: Option<&Relayed>) -> Vec<u8> {
+        match relayed {
+            Some(relayed) if self.is_resolv_conf() => {
+                relayed.servers.heard(&relayed.container, &self.content);
+                resolv_conf::relayed(&self.content)
+            }
+            _ => self.content.clone(),
+        }
+    }
 }
 
 /// Sends changes of the host's files for as long as it lives.
@@ -123,11 +152,12 @@ pub(crate) fn wanted(spec: &Spec) -> Vec<Bound> {
 impl HostFiles {
     /// Reads the files of [`wanted`]. The watch begins first, so that no change is missed. Blocking; in the
     /// context of an asynchronous runtime.
-    pub(crate) fn read(wanted: &[Bound]) -> Result<Self, HostFileError> {
+    pub(crate) fn read(wanted: &[Bound], relayed: Option<Relayed>) -> Result<Self, HostFileError> {
         if wanted.is_empty() {
             return Ok(Self {
                 files: Vec::new(),
                 watch: None,
+                relayed,
             });
         }
         let watch = watch(wanted.iter().map(|bound| bound.source.as_path()));
@@ -146,20 +176,31 @@ impl HostFiles {
         Ok(Self {
             files,
             watch: watch.ok(),
+            relayed,
         })
     }
 
     /// For the guest.
     pub(crate) fn messages(&self) -> Vec<HostFile> {
+        let relayed = self.relayed.as_ref();
         let message = |file: &Copied| HostFile {
             destination: file.destination.display().to_string(),
-            content: file.content.clone(),
+            content: file.shown(relayed),
             mode: file.mode,
             uid: file.uid,
             gid: file.gid,
             ..Default::default()
         };
-        self.files.iter().map(message).collect()
+        let mut messages: Vec<_> = self.files.iter().map(message).collect();
+        if relayed.is_some() && !self.files.iter().any(Copied::is_resolv_conf) {
+            messages.push(HostFile {
+                destination: resolv_conf::PATH.into(),
+                content: resolv_conf::relayed(&[]),
+                mode: 0o644,
+                ..Default::default()
+            });
+        }
+        messages
     }
 
     /// Sends every change from now on to the container of this name; `None` if there is nothing to follow.
@@ -193,7 +234,8 @@ impl HostFiles {
                     continue;
                 }
             };
-            let sent = guest.update_file(container, &fresh.destination, &fresh.content);
+            let shown = fresh.shown(self.relayed.as_ref());
+            let sent = guest.update_file(container, &fresh.destination, &shown);
             match sent.await {
                 Ok(()) => file.content = fresh.content,
                 Err(error) => {
@@ -296,7 +338,7 @@ mod tests {
         let hosts = dir.path().join("hosts");
         fs::write(&hosts, "127.0.0.1 me\n").unwrap();
         fs::set_permissions(&hosts, fs::Permissions::from_mode(0o640)).unwrap();
-        let files = HostFiles::read(&wanted(&spec(&[(&hosts, "/etc/hosts")]))).unwrap();
+        let files = HostFiles::read(&wanted(&spec(&[(&hosts, "/etc/hosts")])), None).unwrap();
         let messages = files.messages();
         assert_eq!(messages.len(), 1);
         assert_eq!(messages[0].destination, "/etc/hosts");
@@ -341,9 +383,9 @@ mod tests {
             .iter()
             .map(|path| (path.as_path(), path.to_str().unwrap()))
             .collect();
-        let error = HostFiles::read(&wanted(&spec(&mounts))).unwrap_err();
+        let error = HostFiles::read(&wanted(&spec(&mounts)), None).unwrap_err();
         assert!(matches!(error, HostFileError::TooMuch { bytes } if bytes == 4 << 20));
-        assert!(HostFiles::read(&wanted(&spec(&mounts[..3]))).is_ok());
+        assert!(HostFiles::read(&wanted(&spec(&mounts[..3])), None).is_ok());
     }
 
     #[test]
@@ -363,11 +405,31 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn where_names_are_relayed_a_container_asks_the_relay() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("resolv.conf");
+        fs::write(&path, "search a.example\nnameserver 10.0.0.1\n").unwrap();
+        let relayed = || Relayed {
+            container: "one".into(),
+            servers: Servers::new(&crate::config::EgressConfig::default()),
+        };
+        let bound = wanted(&spec(&[(&path, "/etc/resolv.conf")]));
+        let files = HostFiles::read(&bound, Some(relayed())).unwrap();
+        let expect: &[u8] = b"nameserver 127.0.0.53\nsearch a.example\n";
+        assert_eq!(files.messages()[0].content, expect);
+        assert_eq!(files.messages().len(), 1);
+        let none = HostFiles::read(&[], Some(relayed())).unwrap().messages();
+        assert_eq!(none.len(), 1);
+        assert_eq!(none[0].destination, "/etc/resolv.conf");
+        assert_eq!(none[0].content, b"nameserver 127.0.0.53\n");
+    }
+
+    #[tokio::test]
     async fn a_change_is_noticed_whether_written_or_put_in_place() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("resolv.conf");
         fs::write(&path, "old").unwrap();
-        let files = HostFiles::read(&wanted(&spec(&[(&path, "/etc/resolv.conf")]))).unwrap();
+        let files = HostFiles::read(&wanted(&spec(&[(&path, "/etc/resolv.conf")])), None).unwrap();
         let watch = files.watch.unwrap();
         fs::write(&path, "new").unwrap();
         wait(&watch).await.unwrap();

@@ -56,7 +56,7 @@ impl Answer {
             return named;
         };
         for record in answers.flatten() {
-            if record.owner() != &name || record.class() != domain::base::iana::Class::IN {
+            if record.owner() != name || record.class() != domain::base::iana::Class::IN {
                 continue;
             }
             let ip: Option<IpAddr> = match record.rtype() {

@@ -34,6 +34,11 @@ impl Egress {
         }
     }
 
+    /// Whether there is a policy.
+    pub(crate) fn has_policy(&self) -> bool {
+        self.policy.is_some()
+    }
+
     /// Its bounds as seen from the calling thread's namespace, which has to be the host's; none without a policy.
     pub(super) fn bound(&self) -> Result<Option<Bounded>, NetworkError> {
         let Some(policy) = self.policy.clone() else {

@@ -55,6 +55,14 @@ pub enum NetworkError {
     /// What the sandbox is to be allowed is no policy.
     #[error("the sandbox's egress policy cannot be used")]
     Policy(#[source] PolicyError),
+    /// The sandbox's containers ask name servers of their own, whose answers nobody here sees.
+    #[error(
+        "{name} cannot be allowed in a sandbox that was started without an egress policy: start it with one, `{{}}` suffices"
+    )]
+    NamesLater {
+        /// The first one.
+        name: String,
+    },
     /// The machine did not take a tap.
     #[error("the interface {interface} could not be attached to the machine")]
     Device {
@@ -89,6 +97,7 @@ impl NetworkError {
         match self {
             NetworkError::Scan(ScanError::TooMany { .. }) => Kind::ResourceExhausted,
             NetworkError::Policy(_) => Kind::InvalidArgument,
+            NetworkError::NamesLater { .. } => Kind::FailedPrecondition,
             NetworkError::Scan(ScanError::Multipath { .. }) => Kind::Unimplemented,
             NetworkError::Namespace(_)
             | NetworkError::Netlink(_)

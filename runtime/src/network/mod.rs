@@ -5,6 +5,7 @@
 //! Create: the VMM enters the namespace, or makes its own; its network devices are stubs
 //!         (here clients furnish the namespace: hooks, `ctr --cni`, dockerd)
 //! Start:  scan -> taps -> table -> devices -> guest -> watch
+//!         with a policy: names, asked for in the guest's place
 //! the end: the table goes, here or in `reap`; taps go with the VMM, an own namespace with all of it
 //! ```
 //!
@@ -14,6 +15,7 @@
 
 mod egress;
 mod error;
+mod names;
 mod request;
 mod undo;
 mod watch;
@@ -21,12 +23,16 @@ mod wiring;
 
 use std::sync::Arc;
 
+use cube_net::dns::Named;
 use cube_net::policy::Policy;
+use cube_net::table;
 use cube_net::wire::Pair;
 use tokio::sync::Mutex;
 
 pub(crate) use egress::Egress;
 pub use error::NetworkError;
+pub(crate) use names::Servers;
+pub use names::{NameServer, NameServerError};
 pub use undo::UndoError;
 pub(crate) use undo::undo;
 
@@ -35,6 +41,7 @@ use crate::guest::Guest;
 use crate::layout::{NetworkState, Record};
 use crate::trace;
 use crate::vmm::Vmm;
+use names::{Names, Rules};
 use wiring::Wiring;
 
 /// The network of a running machine.
@@ -43,6 +50,8 @@ pub(crate) struct Network {
     vmm: Vmm,
     guest: Guest,
     record: Arc<Record>,
+    /// Who is asked for names, where the sandbox began with a policy: its containers ask the relay then.
+    servers: Option<Servers>,
     state: Mutex<State>,
 }
 
@@ -54,11 +63,19 @@ struct State {
 }
 
 impl Network {
-    pub(crate) fn new(vmm: Vmm, guest: Guest, record: Record, egress: Egress) -> Self {
+    /// With `servers`, its names are answered here once it is attached.
+    pub(crate) fn new(
+        vmm: Vmm,
+        guest: Guest,
+        record: Record,
+        egress: Egress,
+        servers: Option<Servers>,
+    ) -> Self {
         Self {
             vmm,
             guest,
             record: Arc::new(record),
+            servers,
             state: Mutex::new(State {
                 egress,
                 pairs: None,
@@ -66,9 +83,14 @@ impl Network {
         }
     }
 
+    /// Who is asked for names, if they are relayed.
+    pub(crate) fn servers(&self) -> Option<&Servers> {
+        self.servers.as_ref()
+    }
+
     /// Gives the guest what is in the namespace now. Once: later calls do nothing. After a failure
     /// nothing is left of it, and the next call tries again.
-    pub(crate) async fn attach(&self) -> Result<(), NetworkError> {
+    pub(crate) async fn attach(self: &Arc<Self>) -> Result<(), NetworkError> {
         let mut state = self.state.lock().await;
         if state.pairs.is_some() {
             return Ok(());
@@ -89,14 +111,24 @@ impl Network {
                 return Err(error);
             }
         };
+        // Without a network nothing leaves the sandbox, names neither.
+        if let Some(servers) = self.servers.clone().filter(|_| !pairs.is_empty()) {
+            let names = Names::new(self.clone(), servers);
+            let (vsock, end) = (self.guest.vsock().to_owned(), self.vmm.end().clone());
+            tokio::spawn(async move { names.answer(&vsock, &end).await });
+        }
         state.pairs = Some(pairs);
         Ok(())
     }
 
     /// Replaces what the guest may send to, at once and as a whole; before the first Start, what it will
-    /// begin with.
+    /// begin with. Names can be allowed only where they go through the relay.
     pub(crate) async fn set_egress(&self, policy: Policy) -> Result<(), NetworkError> {
         policy.check().map_err(NetworkError::Policy)?;
+        if let (None, Some(name)) = (&self.servers, policy.names().next()) {
+            let name = name.to_string();
+            return Err(NetworkError::NamesLater { name });
+        }
         let mut state = self.state.lock().await;
         let mut egress = state.egress.clone();
         egress.policy = Some(policy);
@@ -146,7 +178,9 @@ impl Network {
         }
         {
             let _stage = trace::stage("network.guest");
-            let configured = self.guest.configure_network(request::of(&wiring.found));
+            let configured = self
+                .guest
+                .configure_network(request::of(&wiring.found, self.servers.is_some()));
             configured.await.map_err(NetworkError::Guest)?;
         }
         let vmm = self.vmm.clone();
@@ -175,5 +209,26 @@ impl Network {
         if let Err(error) = undone {
             tracing::warn!(error = %chain(&error), "the wiring of a network stays for now");
         }
+    }
+}
+
+impl Rules for Network {
+    async fn may_resolve(&self, name: &str) -> bool {
+        let state = self.state.lock().await;
+        let policy = state.egress.policy.as_ref();
+        policy.is_some_and(|policy| policy.may_resolve(name))
+    }
+
+    async fn admit(&self, name: &str, named: Named) -> Result<(), NetworkError> {
+        // Held until it is done: a policy that does not allow the name comes before or after.
+        let state = self.state.lock().await;
+        let policy = state.egress.policy.as_ref();
+        let is_allowed = policy.is_some_and(|policy| policy.admits(name));
+        if !is_allowed || named.addresses.is_empty() {
+            return Ok(());
+        }
+        let admit = move || table::admit(&named.addresses, named.lifetime);
+        self.inside(move || admit().map_err(NetworkError::Table))
+            .await
     }
 }

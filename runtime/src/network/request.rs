@@ -11,8 +11,9 @@ const IPV4: u32 = 4;
 const IPV6: u32 = 6;
 
 /// The guest's network: each interface in the slot of its place in the list.
-pub(super) fn of(found: &Found) -> NetworkRequest {
+pub(super) fn of(found: &Found, dns_relay: bool) -> NetworkRequest {
     NetworkRequest {
+        dns_relay,
         interfaces: (0..).zip(&found.interfaces).map(interface).collect(),
         routes: found.routes.iter().map(route).collect(),
         neighbours: found.neighbours.iter().map(neighbour).collect(),
@@ -103,7 +104,7 @@ mod tests {
             ],
             ..Found::default()
         };
-        let request = of(&found);
+        let request = of(&found, false);
         let [first, second] = &request.interfaces[..] else {
             panic!("{request:?}")
         };
@@ -195,7 +196,7 @@ mod tests {
             }],
             ..Found::default()
         };
-        let request = of(&found);
+        let request = of(&found, false);
         assert_eq!(request.neighbours[0].ip, [169, 254, 1, 1]);
         assert_eq!(request.neighbours[0].mac, [0xee; 6]);
     }

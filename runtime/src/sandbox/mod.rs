@@ -25,7 +25,7 @@ use crate::exit::VmmExit;
 use crate::footprint::Footprint;
 use crate::guest::{Guest, GuestError};
 use crate::launch::Running;
-use crate::network::{Egress, Network, NetworkError};
+use crate::network::{Egress, Network, NetworkError, Servers};
 use crate::ports::{self, PortError};
 use crate::process::{Command, Process, SpawnError};
 use crate::reap::ReapError;
@@ -71,7 +71,8 @@ impl Sandbox {
             record,
         } = machine;
         let egress = Egress::new(&config.egress, spec.egress);
-        let network = Network::new(vmm.clone(), guest.clone(), record, egress);
+        let servers = egress.has_policy().then(|| Servers::new(&config.egress));
+        let network = Network::new(vmm.clone(), guest.clone(), record, egress, servers);
         Ok(Self {
             inner: Arc::new(Inner {
                 vmm,
@@ -211,6 +212,7 @@ impl Inner {
             vmm: &self.vmm,
             guest: &self.guest,
             slots: &self.slots,
+            servers: self.network.servers(),
         }
     }
 
