@@ -3,18 +3,18 @@
 
 use std::fs;
 use std::path::Path;
-use std::time::Duration;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use cube_protocol::v1::plane as wire;
 use rustix::fs::{OFlags, fstatvfs};
-use tokio::time::sleep;
 
 use super::fault::PlaneFault;
 use super::view::View;
 use crate::cgroup::Stats;
 
-/// How long processors are watched for one figure: some ticks of the kernel's accounting.
-const INTERVAL: Duration = Duration::from_millis(100);
+/// How long processors are watched for one figure, at least: many ticks of the kernel's accounting.
+const INTERVAL: Duration = Duration::from_millis(500);
 
 /// Time of all processors together, in ticks since the boot.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -23,11 +23,37 @@ pub struct Ticks {
     all: u64,
 }
 
-/// How busy the processors are, in percent of all of them.
-pub async fn processor_percent() -> Result<f64, PlaneFault> {
-    let before = Ticks::now()?;
-    sleep(INTERVAL).await;
-    Ok(Ticks::now()?.percent_since(before))
+/// How busy the processors were between two questions.
+#[derive(Debug, Default)]
+pub struct Processors(Mutex<Option<Sample>>);
+
+#[derive(Clone, Copy, Debug)]
+struct Sample {
+    at: Instant,
+    ticks: Ticks,
+    percent: f64,
+}
+
+impl Processors {
+    /// In percent of all of them, since somebody asked last; the first time, since the boot. Nobody waits.
+    pub fn percent(&self) -> Result<f64, PlaneFault> {
+        Ok(self.percent_at(Instant::now(), Ticks::now()?))
+    }
+
+    fn percent_at(&self, at: Instant, ticks: Ticks) -> f64 {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = match *last {
+            // Too soon for a figure of its own.
+            Some(sample) if at.saturating_duration_since(sample.at) < INTERVAL => {
+                return sample.percent;
+            }
+            Some(sample) => sample.ticks,
+            None => Ticks::default(),
+        };
+        let percent = ticks.percent_since(before);
+        *last = Some(Sample { at, ticks, percent });
+        percent
+    }
 }
 
 /// Everything else.
@@ -151,6 +177,19 @@ mod tests {
         assert_eq!(after.percent_since(before), 50.0);
         assert_eq!(before.percent_since(before), 0.0);
         assert_eq!(Ticks::of(""), Ticks::default());
+    }
+
+    #[test]
+    fn a_figure_is_of_the_time_since_the_last_one_unless_that_was_just_now() {
+        let processors = Processors::default();
+        let start = Instant::now();
+        let ask = |ms, busy, all| {
+            processors.percent_at(start + Duration::from_millis(ms), Ticks { busy, all })
+        };
+        assert_eq!(ask(0, 10, 100), 10.0);
+        assert_eq!(ask(499, 100, 200), 10.0);
+        assert_eq!(ask(500, 100, 200), 90.0);
+        assert_eq!(ask(1500, 100, 300), 0.0);
     }
 
     #[test]

@@ -40,6 +40,7 @@ pub use view::View;
 pub use visit::{Visit, Visitors};
 
 use fault::PlaneFault;
+use metrics::Processors;
 
 /// Connections that move bytes at once. Each costs a buffer or two of up to 128 KiB while it is busy.
 const MAX_CHANNELS: usize = 1024;
@@ -48,17 +49,24 @@ const MAX_CHANNELS: usize = 1024;
 #[derive(Debug)]
 pub struct Plane {
     channels: Arc<Semaphore>,
+    processors: Processors,
 }
 
 impl Default for Plane {
     fn default() -> Self {
         Self {
             channels: Arc::new(Semaphore::new(MAX_CHANNELS)),
+            processors: Processors::default(),
         }
     }
 }
 
 impl Plane {
+    /// How busy they are.
+    pub fn processors(&self) -> &Processors {
+        &self.processors
+    }
+
     /// A place for one more connection, until it is dropped.
     pub fn take_place(&self) -> Result<OwnedSemaphorePermit, PlaneFault> {
         let place = Arc::clone(&self.channels).try_acquire_owned();

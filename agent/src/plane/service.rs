@@ -186,7 +186,7 @@ impl plane_ttrpc::Plane for Service {
     ) -> ttrpc::Result<wire::MetricsResponse> {
         let stats = self.container(&request.container_id)?.stats();
         let stats = stats.map_err(PlaneFault::from)?;
-        let percent = metrics::processor_percent().await?;
+        let percent = self.0.plane().processors().percent()?;
         let gather = move |view: &View| metrics::gather(view, &stats);
         let mut metrics = self.inside(&request.container_id, gather).await?;
         metrics.cpu_used_percent = percent;

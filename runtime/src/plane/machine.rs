@@ -25,7 +25,7 @@ pub struct User {
 pub struct Metrics {
     /// Processors.
     pub cpu_count: u32,
-    /// Of all processors together, 0 to 100.
+    /// Of all processors together, 0 to 100, since somebody asked last; the first time, since the boot.
     pub cpu_used_percent: f64,
     /// Bytes.
     pub memory_total: u64,

@@ -129,3 +129,27 @@ fn links_are_told_and_not_followed() {
     let no_directory = Watcher::begin(&bed.view, &bed.inotify, "/w/away".into(), true, false);
     assert!(no_directory.is_err());
 }
+
+#[test]
+fn more_than_the_kernel_keeps_is_told_as_an_overflow() {
+    let kept = fs::read_to_string("/proc/sys/fs/inotify/max_queued_events").unwrap();
+    let kept: usize = kept.trim().parse().unwrap();
+    let mut bed = watch(false, |_| {});
+    // Two events each, of two files in turn: the kernel joins neighbours that are the same.
+    for number in 0..kept / 2 + 1 {
+        fs::write(bed.at(["a", "b"][number % 2]), "x").unwrap();
+        fs::remove_file(bed.at(["a", "b"][number % 2])).unwrap();
+    }
+    let (mut count, mut has_overflow) = (0, false);
+    loop {
+        let events = bed.events();
+        if events.is_empty() {
+            break;
+        }
+        count += events.len();
+        let is_overflow =
+            |event: &wire::WatchEvent| event.kind.enum_value() == Ok(WatchKind::OVERFLOW);
+        has_overflow |= events.iter().any(is_overflow);
+    }
+    assert!(has_overflow && count <= kept + 1, "{count} of {kept}");
+}
