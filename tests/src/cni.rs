@@ -118,6 +118,11 @@ impl Cni {
         }
     }
 
+    /// Where its bridge is.
+    pub fn netns(&self) -> &Netns {
+        &self.netns
+    }
+
     /// Has a client of this bed run here.
     pub fn client(&self, bed: &Bed, client: &Program) -> Program {
         let netns = format!("--net={}", self.netns.path().display());

@@ -10,6 +10,7 @@
 //! | [`daemon`] | one daemon: start, log, stop, kill |
 //! | [`bed`] | containerd and snapshotter of one series in directories of their own |
 //! | [`cni`] | network namespaces, and a network of plug-ins in one |
+//! | [`name_server`] | a name server that knows a few names |
 //! | [`ctr`] | containerd's command-line client on a bed |
 //! | [`leftovers`] | what the host has now that it did not have before |
 //! | [`terminal`], [`events`] | a terminal session; the stream of events |
@@ -25,6 +26,7 @@ pub mod daemon;
 pub mod events;
 pub mod host;
 pub mod leftovers;
+pub mod name_server;
 pub mod series;
 pub mod suite;
 pub mod terminal;

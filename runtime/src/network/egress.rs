@@ -62,6 +62,18 @@ impl Bounded {
     }
 }
 
+/// Whether a policy can take the place of another one. Names have to go through the relay, which is there from a
+/// sandbox's beginning or not at all.
+pub(super) fn check(policy: &Policy, is_relayed: bool) -> Result<(), NetworkError> {
+    policy.check().map_err(NetworkError::Policy)?;
+    match policy.names().next() {
+        Some(name) if !is_relayed => Err(NetworkError::NamesLater {
+            name: name.to_string(),
+        }),
+        _ => Ok(()),
+    }
+}
+
 /// Replaces the rules in the calling thread's namespace, if anything is wired there, and writes them down.
 pub(super) fn enforce(
     record: &Record,
@@ -76,4 +88,26 @@ pub(super) fn enforce(
         ..record.network()
     };
     record.set_network(network).map_err(NetworkError::Record)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Kind;
+
+    #[test]
+    fn names_come_with_a_sandbox_or_not_at_all() {
+        let named = Policy::parse(r#"{"allow":["example.org"]}"#).unwrap();
+        check(&named, true).unwrap();
+        check(&Policy::default(), false).unwrap();
+        let error = check(&named, false).unwrap_err();
+        assert_eq!(error.kind(), Kind::FailedPrecondition);
+        assert!(error.to_string().contains("example.org"), "{error}");
+        let denied = Policy {
+            deny: named.allow,
+            ..Policy::default()
+        };
+        let error = check(&denied, true).unwrap_err();
+        assert!(matches!(error, NetworkError::Policy(_)));
+    }
 }

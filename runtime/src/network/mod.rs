@@ -124,11 +124,7 @@ impl Network {
     /// Replaces what the guest may send to, at once and as a whole; before the first Start, what it will
     /// begin with. Names can be allowed only where they go through the relay.
     pub(crate) async fn set_egress(&self, policy: Policy) -> Result<(), NetworkError> {
-        policy.check().map_err(NetworkError::Policy)?;
-        if let (None, Some(name)) = (&self.servers, policy.names().next()) {
-            let name = name.to_string();
-            return Err(NetworkError::NamesLater { name });
-        }
+        egress::check(&policy, self.servers.is_some())?;
         let mut state = self.state.lock().await;
         let mut egress = state.egress.clone();
         egress.policy = Some(policy);

@@ -18,6 +18,7 @@ mod files;
 mod lifecycle;
 mod limits;
 mod many;
+mod names;
 mod network;
 mod processes;
 mod readme;
@@ -46,6 +47,7 @@ fn main() -> ExitCode {
         ("many", many::CASES),
         ("network", network::CASES),
         ("egress", egress::CASES),
+        ("names", names::CASES),
         ("bench", bench::CASES),
     ])
 }
