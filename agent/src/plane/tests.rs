@@ -16,7 +16,7 @@ use super::channel::{Channel, Stop};
 use super::fault::PlaneFault;
 use super::view::View;
 use super::visit::{Visit, Visitors};
-use super::{transfer, watch};
+use super::{MAX_CHANNELS, Plane, files, transfer, watch};
 use crate::stage::Root;
 
 /// A visit of this directory.
@@ -211,4 +211,33 @@ async fn a_first_frame_that_is_no_opening_ends_the_connection() {
     let mut channel = Channel::new(&mut agent);
     let closed = channel.closed().await;
     assert!(closed.to_string().contains("out of turn"), "{closed}");
+}
+
+#[tokio::test]
+async fn what_is_more_than_a_limit_is_refused_before_anything_is_made() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_host, mut agent) = Host::pair();
+    let pairs = (0..65).map(|number| (number.to_string(), String::new()));
+    let request = wire::WriteFile {
+        place: Some(place("/f")).into(),
+        metadata: pairs.collect(),
+        ..Default::default()
+    };
+    let visit = visit(dir.path());
+    let stop = transfer::write(&visit, &mut agent, request).await;
+    let is_too_many = |stop| matches!(stop, Err(Stop::Fault(PlaneFault::TooMany { .. })));
+    assert!(is_too_many(stop));
+    assert!(!dir.path().join("f").exists());
+
+    let sources = vec![String::new(); files::MAX_SOURCES + 1];
+    let composed = files::compose(visit.view(), &sources, &place("/f"));
+    assert!(matches!(composed, Err(PlaneFault::TooMany { .. })));
+
+    let plane = Plane::default();
+    let mut places: Vec<_> = (0..MAX_CHANNELS)
+        .map(|_| plane.take_place().unwrap())
+        .collect();
+    assert!(plane.take_place().is_err());
+    places.pop();
+    assert!(plane.take_place().is_ok());
 }
