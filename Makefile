@@ -18,7 +18,7 @@ setup: ## install and unpack what this machine lacks (as root, on Debian 12 or l
 # random address, because a guest attacks it; the shim, which executes itself twice, does not move itself first.
 STATIC := -C target-feature=+crt-static
 build: setup ## the programs, optimised: target/release (the agent comes with the image)
-	@dev/step build cargo build --release --locked -p cube-cli -p cube-snapshotter --bins
+	@dev/step build cargo build --release --locked -p cube-cli -p cube-e2b -p cube-snapshotter --bins
 	@dev/step vmm cargo rustc --release --locked -p cube-vmm --bin cube-vmm -- $(STATIC)
 	@dev/step shim cargo rustc --release --locked -p containerd-shim-cube-v1 --bin containerd-shim-cube-v1 -- \
 		$(STATIC) -C relocation-model=static

@@ -297,6 +297,12 @@ pub fn exit_now(code: c_int) -> ! {
     unsafe { libc::_exit(code) }
 }
 
+/// Has the kernel reap this process's children as they end (wait(2), SIGCHLD set to SIG_IGN).
+pub fn ignore_children() {
+    // SAFETY: SIG_IGN is a valid disposition for SIGCHLD.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
+}
+
 /// Gives a user's program the signals that it expects: nothing blocked, SIGPIPE deadly (Rust's start-up
 /// code ignores it). Other handlers vanish with the exec.
 pub fn restore_signals() {

@@ -5,6 +5,7 @@
 mod bench;
 mod connect;
 mod doctor;
+mod e2b;
 mod output;
 mod ps;
 mod reap;
@@ -31,6 +32,8 @@ enum Command {
     Connect(connect::Arguments),
     /// Say what this host can and cannot do, and how to mend it
     Doctor(doctor::Arguments),
+    /// Serve E2B's SDKs, and look after their API keys
+    E2b(e2b::Arguments),
     /// List the sandboxes of this host
     Ps(ps::Arguments),
     /// Remove what sandboxes left behind whose owner died
@@ -46,6 +49,7 @@ fn main() -> ExitCode {
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Connect(arguments) => connect::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
+        Command::E2b(arguments) => e2b::run(&arguments),
         Command::Ps(arguments) => ps::run(&arguments),
         Command::Reap(arguments) => reap::run(&arguments),
         Command::Trace(arguments) => trace::run(&arguments),

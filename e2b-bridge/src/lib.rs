@@ -17,6 +17,7 @@
 
 pub mod api;
 pub mod config;
+pub mod envd;
 pub mod error;
 pub mod keys;
 pub mod moment;
@@ -24,5 +25,6 @@ pub mod proxy;
 pub mod random;
 pub mod route;
 pub mod sandbox;
+pub mod secret;
 pub mod server;
 pub mod template;

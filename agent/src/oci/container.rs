@@ -126,6 +126,9 @@ pub struct Places {
     pub files: Vec<(PathBuf, PathBuf)>,
 }
 
+/// The annotation of a container whose first process only holds it: see [`crate::stage`].
+const HOLD: &str = "io.cube.hold";
+
 /// Everything that the stage builds before the first process runs.
 pub fn container_plan(spec: &Spec, places: &Places) -> Result<ContainerPlan, SpecError> {
     refuse_what_is_missing(spec)?;
@@ -142,6 +145,10 @@ pub fn container_plan(spec: &Spec, places: &Places) -> Result<ContainerPlan, Spe
         sysctls: sysctls(linux)?,
         hostname: spec.hostname.clone(),
         domainname: spec.domainname.clone(),
+        is_held: spec
+            .annotations
+            .get(HOLD)
+            .is_some_and(|value| value == "true"),
     })
 }
 

@@ -30,6 +30,9 @@ pub struct Spec {
     #[serde(deserialize_with = "nullable")]
     #[allow(missing_docs, reason = "named by the specification")]
     pub domainname: String,
+    /// Of them, those that this agent knows are read.
+    #[serde(deserialize_with = "nullable")]
+    pub annotations: BTreeMap<String, String>,
     /// In the order in which they are made.
     #[serde(deserialize_with = "nullable")]
     pub mounts: Vec<Mount>,

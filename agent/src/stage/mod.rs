@@ -19,6 +19,9 @@
 //! pidfd of a process whose namespaces it joins. Nothing else is open, and none of these three survives
 //! the exec.
 //!
+//! A container may be held: then its first process executes nothing, but waits and reaps orphans until it is
+//! killed, so that a container can be of an image with no program fit for that.
+//!
 //! What runs here trusts the agent and nobody else: paths of the container are resolved inside of its root
 //! ([`root`]), because an image or an earlier process decides where its symbolic links point.
 
@@ -27,6 +30,7 @@ mod command;
 mod credentials;
 mod devices;
 mod error;
+mod hold;
 mod machine_id;
 mod mounts;
 mod paths;

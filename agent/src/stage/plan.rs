@@ -68,6 +68,8 @@ pub struct ContainerPlan {
     pub hostname: String,
     /// Empty: as it is.
     pub domainname: String,
+    /// The first process executes nothing: it holds the container.
+    pub is_held: bool,
 }
 
 impl ContainerPlan {

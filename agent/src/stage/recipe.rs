@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What a stage does, from its first instruction to its last, in order.
 
-use std::convert::Infallible;
 use std::ffi::CString;
 use std::fs::File;
 use std::io::{Read, Seek};
@@ -13,6 +12,7 @@ use rustix::process::{DumpableBehavior, chdir, getcwd, set_dumpable_behavior, se
 use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces, set_no_new_privs};
 
 use super::error::StageError;
+use super::hold::hold;
 use super::root::Root;
 use super::rootfs::Tree;
 use super::terminal::Terminal;
@@ -28,10 +28,12 @@ pub fn main() -> ! {
     let Ok(channel) = sys::inherited(CHANNEL_FD).map(Channel::inherited) else {
         sys::exit_now(sys::STAGE_FAILED);
     };
-    let error = match read_plan() {
-        Ok(plan) => match run(&channel, plan) {
-            Err(error) => error,
-        },
+    let error = match read_plan().and_then(|plan| run(&channel, plan)) {
+        Ok(()) => {
+            // As an exec would.
+            drop(channel);
+            hold()
+        }
         Err(error) => error,
     };
     // If the agent is gone too, nobody is left to tell.
@@ -50,7 +52,8 @@ fn read_plan() -> Result<Plan, StageError> {
     read().map_err(|error| StageError::Plan(error.into()))
 }
 
-fn run(channel: &Channel, mut plan: Plan) -> Result<Infallible, StageError> {
+/// Returns if the process executes nothing.
+fn run(channel: &Channel, mut plan: Plan) -> Result<(), StageError> {
     // A process of the container that this stage is about to join could otherwise trace it and take its
     // descriptors (CVE-2016-9962). The exec at the end lifts it.
     set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(attribute("dumpable flag"))?;
@@ -89,9 +92,8 @@ fn run(channel: &Channel, mut plan: Plan) -> Result<Infallible, StageError> {
     if process.no_new_privileges {
         set_no_new_privs(true).map_err(attribute("no_new_privs flag"))?;
     }
-    let path = command::find(&process.args[0], &process.env)?;
-    let program = sys::Program::new(&path, &process.args, &process.env)
-        .map_err(|_| attribute("arguments")(Cause::new("a string contains a NUL byte")))?;
+    let is_held = plan.container.as_ref().is_some_and(|plan| plan.is_held);
+    let program = (!is_held).then(|| find_program(process)).transpose()?;
     umask(Mode::from_raw_mode(process.umask));
     wait_for_go(channel, master)?;
     processor::use_all().map_err(attribute("processors"))?;
@@ -103,10 +105,20 @@ fn run(channel: &Channel, mut plan: Plan) -> Result<Infallible, StageError> {
     if keep_admin {
         credentials::drop_to(&process.capabilities)?;
     }
-    Err(StageError::Exec {
-        source: sys::execute(&program).into(),
-        path,
-    })
+    match program {
+        Some((path, program)) => Err(StageError::Exec {
+            source: sys::execute(&program).into(),
+            path,
+        }),
+        None => Ok(()),
+    }
+}
+
+fn find_program(process: &ProcessPlan) -> Result<(String, sys::Program), StageError> {
+    let path = command::find(&process.args[0], &process.env)?;
+    let program = sys::Program::new(&path, &process.args, &process.env)
+        .map_err(|_| attribute("arguments")(Cause::new("a string contains a NUL byte")))?;
+    Ok((path, program))
 }
 
 fn join(plan: &Plan) -> Result<(), StageError> {

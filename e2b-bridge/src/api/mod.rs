@@ -10,7 +10,7 @@ mod list;
 mod logs;
 mod missing;
 mod model;
-mod query;
+pub mod query;
 mod sandboxes;
 mod templates;
 

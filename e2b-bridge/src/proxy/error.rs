@@ -4,6 +4,7 @@
 use axum::Json;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
+use cube_runtime::ports::PortError;
 use serde::Serialize;
 use thiserror::Error;
 
@@ -25,6 +26,26 @@ pub enum ProxyError {
         id: SandboxId,
         /// The port.
         port: u16,
+    },
+    /// The sandbox's agent did not get there.
+    #[error("The sandbox is running but port is not open: {source}")]
+    Unreached {
+        /// The sandbox.
+        id: SandboxId,
+        /// The port.
+        port: u16,
+        /// Why.
+        source: PortError,
+    },
+    /// Whoever listens there did not answer with HTTP.
+    #[error("the connection to the port broke: {source}")]
+    Broken {
+        /// The sandbox.
+        id: SandboxId,
+        /// The port.
+        port: u16,
+        /// How.
+        source: hyper::Error,
     },
     /// Its ports are not for everybody.
     #[error("a valid traffic access token is required in the header e2b-traffic-access-token")]
@@ -50,6 +71,9 @@ impl IntoResponse for ProxyError {
         let (status, id, port) = match self {
             ProxyError::NoSandbox { id } => (StatusCode::BAD_GATEWAY, id, None),
             ProxyError::Closed { id, port } => (StatusCode::BAD_GATEWAY, id, Some(port)),
+            ProxyError::Unreached { id, port, .. } | ProxyError::Broken { id, port, .. } => {
+                (StatusCode::BAD_GATEWAY, id, Some(port))
+            }
             ProxyError::NoToken { id } => (StatusCode::FORBIDDEN, id, None),
         };
         let body = ErrorBody {

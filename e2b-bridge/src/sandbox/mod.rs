@@ -27,8 +27,10 @@ use cube_containerd::{Containerd, Extension};
 use cube_runtime::plane::Plane;
 use tokio::sync::{Mutex, OnceCell, watch};
 
+use crate::envd::Watchers;
 use crate::error::ApiError;
 
+pub use birth::own_environment;
 pub use id::SandboxId;
 pub use log::{Level, LogLine, SandboxLog};
 pub use record::{EXTENSION, SandboxRecord};
@@ -61,6 +63,7 @@ pub struct Sandbox {
     changing: Mutex<()>,
     plane: OnceCell<Plane>,
     log: SandboxLog,
+    watchers: Watchers,
 }
 
 impl Sandbox {
@@ -73,6 +76,7 @@ impl Sandbox {
             changing: Mutex::default(),
             plane: OnceCell::new(),
             log: SandboxLog::default(),
+            watchers: Watchers::default(),
         })
     }
 
@@ -99,6 +103,11 @@ impl Sandbox {
     /// What its processes said.
     pub fn log(&self) -> &SandboxLog {
         &self.log
+    }
+
+    /// Its directories that clients watch by polling.
+    pub fn watchers(&self) -> &Watchers {
+        &self.watchers
     }
 
     /// The way to its agent; opened when it is first needed.
