@@ -124,8 +124,7 @@ impl Wanted {
             return Err(ApiError::invalid("limit", why));
         }
         Ok(Self {
-            // Encoded once more inside of its parameter.
-            metadata: query::pairs(value("metadata").unwrap_or_default()),
+            metadata: metadata(value("metadata").unwrap_or_default()),
             running: states.split(',').any(|state| state == "running"),
             ascending: value("order") == Some("asc"),
             started_after: parsed("startedAfter", value("startedAfter"), Moment::parse)?,
@@ -149,6 +148,14 @@ impl Wanted {
             && self.template.as_ref().is_none_or(is_template)
             && self.after.as_ref().is_none_or(follows)
     }
+}
+
+/// Pairs in a parameter, whose names and values SDKs encode once more.
+fn metadata(text: &str) -> Vec<(String, String)> {
+    let pairs = query::pairs(text).into_iter();
+    pairs
+        .map(|(name, value)| (query::decode(&name), query::decode(&value)))
+        .collect()
 }
 
 fn is_state(name: &str) -> bool {
@@ -198,8 +205,9 @@ mod tests {
             ("state=paused,running", true),
             ("template=base", true),
             ("template=other", false),
-            ("metadata=a%2520b%3D1%252625", false),
-            ("metadata=a%2520b%3D1%25262", true),
+            // urlencode({"metadata": urlencode({quote("a b"): quote("1&2")})})
+            ("metadata=a%252520b%3D1%2525262", true),
+            ("metadata=a%252520b%3D1%252526", false),
             ("metadata=c%3D1", false),
             ("startedAfter=1970-01-01T00:00:04Z", true),
             ("startedAfter=1970-01-01T00:00:05Z", false),
