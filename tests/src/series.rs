@@ -47,7 +47,7 @@ impl fmt::Display for Series {
 }
 
 /// Where `dev/` keeps what it fetched and built.
-pub(crate) fn cache() -> PathBuf {
+pub fn cache() -> PathBuf {
     env::var_os("CUBE_CACHE").map_or_else(|| "/var/cache/cube".into(), PathBuf::from)
 }
 

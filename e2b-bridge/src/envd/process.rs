@@ -154,9 +154,8 @@ async fn start(
         terminal: wanted.pty.map(Pty::size),
         deadline: deadline(headers),
     };
-    let words = [&[job.command.clone()], job.args.as_slice()]
-        .concat()
-        .join(" ");
+    let command = std::slice::from_ref(&job.command);
+    let words = [command, job.args.as_slice()].concat().join(" ");
     let started = plane(sandbox).await?.start(&job).await;
     let output = started.map_err(|error| EnvdError::of_plane(error, &asked.user, &cwd))?;
     let text = format!("process {} started: {words}", output.pid());
@@ -368,7 +367,8 @@ impl OneRequest {
             Some("SIGNAL_SIGKILL") => Ok(9),
             Some("SIGNAL_SIGTERM") => Ok(15),
             _ => match signal.and_then(Value::as_u64) {
-                Some(number @ (9 | 15)) => Ok(if number == 9 { 9 } else { 15 }),
+                Some(9) => Ok(9),
+                Some(15) => Ok(15),
                 _ => Err(EnvdError::invalid(
                     "signal: SIGNAL_SIGKILL or SIGNAL_SIGTERM",
                 )),

@@ -13,6 +13,7 @@
 mod bad_input;
 mod bench;
 mod crashes;
+mod e2b;
 mod egress;
 mod files;
 mod lifecycle;
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
         ("network", network::CASES),
         ("egress", egress::CASES),
         ("names", names::CASES),
+        ("e2b", e2b::CASES),
         ("bench", bench::CASES),
     ])
 }
