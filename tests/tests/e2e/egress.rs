@@ -27,13 +27,13 @@ pub const CASES: &[Case] = &[
 /// Serves its own name on two ports of TCP, and answers what comes to a port of UDP.
 const SERVE: &str = "echo served >/index.html
     httpd -p 81 -h /
-    (while true; do nc -u -l -p 53 -e cat; done) &
+    udpsvd 0.0.0.0 53 cat &
     exec httpd -f -p 80 -h /";
 
 /// Tries one thing after the other; each line says what came of it.
 const TRY: &str = r#"
 try() { name=$1; shift; if "$@" >/dev/null 2>&1; then echo "$name: yes"; else echo "$name: no"; fi; }
-fetch() { wget -T 4 -q -O - "http://$1/" | grep -q served; }
+fetch() { timeout 5 wget -q -O - "http://$1/" | grep -q served; }
 ask() { echo x | timeout 4 nc -u -w 3 "$1" 53 | grep -q x; }
 try allowed fetch $V4
 try port fetch $V4:81
@@ -45,11 +45,10 @@ ip addr add 10.77.0.99/24 dev eth0
 try source ping -c 1 -W 4 -I 10.77.0.99 $V4
 ip addr del 10.77.0.99/24 dev eth0
 mac=$(cat /sys/class/net/eth0/address)
-ip link set eth0 down; ip link set eth0 address 02:00:00:00:00:99; ip link set eth0 up
-ip route add default via 10.77.0.1 2>/dev/null
+be() { ip link set eth0 down; ip link set eth0 address $1; ip link set eth0 up; ip route add 10.77.0.0/24 dev eth0; }
+be 02:00:00:00:00:99
 try mac fetch $V4
-ip link set eth0 down; ip link set eth0 address $mac; ip link set eth0 up
-ip route add default via 10.77.0.1 2>/dev/null
+be $mac
 try again fetch $V4
 "#;
 
@@ -81,25 +80,29 @@ fn hostile(bed: &mut Bed) {
     let cni = Cni::bridge(bed);
     let served = bed.id("served");
     let (v4, v6) = server(bed, &cni, &served);
-    let id = bed.id("hostile");
-    let policy = format!(r#"{{"default":"deny","allow":["{v4} tcp:80"]}}"#);
-    let annotation = format!("io.cube.egress={policy}");
+    let policy = format!(r#"io.cube.egress={{"default":"deny","allow":["{v4} tcp:80"]}}"#);
     let (v4, v6) = (format!("V4={v4}"), format!("V6={v6}"));
-    let flags = [
-        "--rm",
-        "--cni",
-        "--annotation",
-        &annotation,
-        "--cap-add",
-        "CAP_NET_ADMIN",
-        "--env",
-        &v4,
-        "--env",
-        &v6,
-    ];
-    let run = bed.run(&flags, BUSYBOX, &id, &["sh", "-c", TRY]);
-    let said = cni.client(bed, &run).run().succeeded().out();
+    let mut tries = |about: &str, more: &[&str]| {
+        let id = bed.id(about);
+        let flags = [
+            "--rm",
+            "--cni",
+            "--cap-add",
+            "CAP_NET_ADMIN",
+            "--env",
+            &v4,
+            "--env",
+            &v6,
+        ];
+        let run = bed.run(&[&flags, more].concat(), BUSYBOX, &id, &["sh", "-c", TRY]);
+        cni.client(bed, &run).run().succeeded().out()
+    };
+    let said = tries("hostile", &["--annotation", &policy]);
     let expect = "allowed: yes\nport: no\nv6: no\nudp: no\nping: no\nmetadata: no\nsource: no\nmac: no\nagain: yes";
+    assert_eq!(said, expect);
+    // The same tries without a policy: what is not a lie gets through.
+    let said = tries("unbound", &[]);
+    let expect = "allowed: yes\nport: yes\nv6: yes\nudp: yes\nping: yes\nmetadata: no\nsource: no\nmac: no\nagain: yes";
     assert_eq!(said, expect);
     bed.kill_and_delete(&served);
 }
