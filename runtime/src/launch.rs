@@ -166,6 +166,7 @@ impl Launched {
             uid: self.id,
             gid: self.id,
             record,
+            disks: template.disks.iter().map(|disk| disk.config).collect(),
         };
         let files = RestoreFiles {
             kvm: kvm.into(),
@@ -175,6 +176,7 @@ impl Launched {
             vsock: self.ends.vsock,
             serial: self.ends.serial,
             netns: self.ends.netns,
+            disks: template.disks.into_iter().map(|disk| disk.file).collect(),
         };
         self.vmm.restore(restore, files).await?;
         Ok(Running::new(self.vmm, self.footprint, self.state))

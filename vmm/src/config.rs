@@ -60,11 +60,26 @@ pub struct RestoreConfig {
     /// Whether this run is to tell which pages a start touches: memory is read page by page, none is at
     /// hand before it is asked for, and the start is slow.
     pub record: bool,
+    /// The disks that its guest goes on with, each in the slot where it was saved, in ascending order.
+    pub disks: Vec<DiskConfig>,
+}
+
+/// A disk that is in its slot before a restored guest goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DiskConfig {
+    /// The slot, 0 to 7.
+    pub slot: u8,
+    /// Whether the guest's writes are refused.
+    pub read_only: bool,
 }
 
 /// What the checks of a configuration can say.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum ConfigError {
+    /// Two disks for one slot, or not in the slots' order.
+    #[error("the disks of a machine were not named once each, in the order of their slots")]
+    Disks,
     /// Too few or too many processors.
     #[error("a machine of {asked} virtual processors was asked for, 1 to {MAX_VCPUS} are possible")]
     Vcpus {
@@ -217,7 +232,19 @@ impl BootConfig {
 impl RestoreConfig {
     /// Checks every field.
     pub fn check(&self) -> Result<(), ConfigError> {
-        check_user(self.uid, self.gid)
+        check_user(self.uid, self.gid)?;
+        for disk in &self.disks {
+            Slot::new(disk.slot)?;
+        }
+        match self.disks.is_sorted_by_key(|disk| disk.slot)
+            && self
+                .disks
+                .windows(2)
+                .all(|pair| pair[0].slot != pair[1].slot)
+        {
+            true => Ok(()),
+            false => Err(ConfigError::Disks),
+        }
     }
 }
 

@@ -9,11 +9,12 @@
 //! | 2 .. 5 | network slots 0 to 3 |
 //! | 6 .. 13 | block slots 0 to 7 |
 
+use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use cube_hv::{GuestMemory, Vm, VmError};
-use cube_virtio::block::Block;
+use cube_virtio::block::{AttachError, Block, BlockState};
 use cube_virtio::net::{Net, NetError};
 use cube_virtio::rng::Rng;
 use cube_virtio::state::{RestoreError, TransportState};
@@ -23,7 +24,7 @@ use thiserror::Error;
 
 use crate::acpi::Window;
 use crate::bus::{Bus, Overlap};
-use crate::config::{BLOCK_SLOTS, NET_SLOTS, NetSlot, Slot};
+use crate::config::{BLOCK_SLOTS, DiskConfig, NET_SLOTS, NetSlot, Slot};
 use crate::io_thread::SharedDevice;
 use crate::layout;
 
@@ -69,12 +70,60 @@ pub enum DevicesError {
         /// How many.
         found: usize,
     },
+    /// A disk of a restored machine.
+    #[error("slot {slot} did not take its disk back")]
+    Disk {
+        /// The slot.
+        slot: u8,
+        /// Why.
+        #[source]
+        source: AttachError,
+    },
+    /// The guest of a restored machine goes on with a disk that was not given.
+    #[error("slot {slot} was saved with a disk, and was given none")]
+    NoDisk {
+        /// The slot.
+        slot: u8,
+    },
     /// Two devices at one place.
     #[error("a device could not be placed")]
     Place(#[from] Overlap),
     /// KVM would not connect a device.
     #[error("a device could not be connected")]
     Connect(#[from] VmError),
+}
+
+/// The disks of a restored machine, until each is in its slot.
+#[derive(Debug, Default)]
+pub(crate) struct Disks(BTreeMap<u8, (OwnedFd, bool)>);
+
+impl Disks {
+    /// As many files as are named, in the same order.
+    pub fn new(named: &[DiskConfig], files: Vec<OwnedFd>) -> Self {
+        let disks = named.iter().zip(files);
+        Self(
+            disks
+                .map(|(disk, file)| (disk.slot, (file, disk.read_only)))
+                .collect(),
+        )
+    }
+
+    /// Gives a restored slot its disk back. Before anything polls it: requests may be waiting.
+    fn put(
+        &mut self,
+        slot: u8,
+        mut block: Block,
+        saved: &BlockState,
+    ) -> Result<Block, DevicesError> {
+        match self.0.remove(&slot) {
+            Some((file, read_only)) => block
+                .attach(file.into(), read_only)
+                .map_err(|source| DevicesError::Disk { slot, source })?,
+            None if saved.disk.is_some() => return Err(DevicesError::NoDisk { slot }),
+            None => {}
+        }
+        Ok(block)
+    }
 }
 
 /// All virtio devices of a machine.
@@ -113,11 +162,12 @@ impl Devices {
     }
 
     /// Makes the saved ones; `vsock` is as in [`Devices::new`]. Connect them when the interrupt
-    /// controllers are restored.
+    /// controllers are restored. `disks` are those that the guest has seen, all of them.
     pub fn restore(
         memory: &GuestMemory,
         vsock: OwnedFd,
         states: &[TransportState],
+        disks: &mut Disks,
     ) -> Result<Self, DevicesError> {
         let wrong = DevicesError::Count {
             found: states.len(),
@@ -150,12 +200,11 @@ impl Devices {
         }
         let mut slots = Vec::new();
         for (slot, state) in (0..).zip(block_states) {
-            let block = || {
-                let block = Block::restore(slot, state.device.block()?);
-                MmioTransport::restore(block, memory.clone(), state)
-            };
             let number = FIRST_SLOT + usize::from(slot);
-            let transport = Arc::new(block().map_err(numbered(number))?);
+            let saved = state.device.block().map_err(numbered(number))?;
+            let block = disks.put(slot, Block::restore(slot, saved), saved)?;
+            let restored = MmioTransport::restore(block, memory.clone(), state);
+            let transport = Arc::new(restored.map_err(numbered(number))?);
             slots.push(Arc::clone(&transport));
             all.push(transport);
         }

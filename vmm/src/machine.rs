@@ -19,7 +19,7 @@ use cube_virtio::net::{self, Net};
 use thiserror::Error;
 
 use crate::bus::{Bus, Overlap, Registers};
-use crate::config::{BLOCK_SLOTS, NetSlot, Shape, Slot};
+use crate::config::{BLOCK_SLOTS, DiskConfig, NetSlot, Shape, Slot};
 use crate::control::{RunState, Stats};
 use crate::devices::{Devices, DevicesError};
 use crate::end::Ending;
@@ -255,6 +255,15 @@ impl Machine {
                 );
                 MachineError::Thread { slot, source }
             })
+    }
+
+    /// Gives each disk of a restored machine a thread of its own, as it had.
+    pub fn serve_disks(&mut self, disks: &[DiskConfig]) -> Result<(), AssembleError> {
+        for disk in disks {
+            let slot = Slot::new(disk.slot).expect("the configuration was checked");
+            self.give_own_thread(Devices::number_of(slot), &format!("disk{}", disk.slot))?;
+        }
+        Ok(())
     }
 
     /// Takes the disk out of a slot; nothing touches its file afterwards.

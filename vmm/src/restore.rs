@@ -9,7 +9,7 @@
 //!   whose local controllers need them.
 //! * every processor, in the order that `cube_hv`'s `vcpu::state` explains, then the interrupt
 //!   controllers that they share (`vm::state`).
-//! * devices last: a pending interrupt of theirs would be erased by the interrupt controllers' restore.
+//! * devices last, with the disks that their guest goes on with: a pending interrupt of theirs would be erased by the interrupt controllers' restore.
 //! * wires and threads, standing. [`Machine::resume`] sets the clock and lets them run.
 
 use std::io;
@@ -21,7 +21,7 @@ use thiserror::Error;
 
 use crate::config::{ConfigError, RestoreConfig, Shape};
 use crate::control::RestoreFiles;
-use crate::devices::{Devices, DevicesError};
+use crate::devices::{Devices, DevicesError, Disks};
 use crate::end::Ending;
 use crate::jail::{self, JailError};
 use crate::layout;
@@ -122,7 +122,8 @@ pub(crate) fn restore(
         prefault.finish(&vm, first);
     }
 
-    let devices = Devices::restore(vm.memory(), files.vsock, &state.devices)?;
+    let mut disks = Disks::new(&config.disks, files.disks);
+    let devices = Devices::restore(vm.memory(), files.vsock, &state.devices, &mut disks)?;
     let console = Console::restore(files.serial, &state.console).map_err(RestoreError::Console)?;
     let parts = Parts {
         kvm,
@@ -132,5 +133,7 @@ pub(crate) fn restore(
         devices,
         console,
     };
-    Ok(Machine::assemble(parts, state.clock, ending)?)
+    let mut machine = Machine::assemble(parts, state.clock, ending)?;
+    machine.serve_disks(&config.disks)?;
+    Ok(machine)
 }

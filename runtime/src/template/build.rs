@@ -174,6 +174,7 @@ async fn try_out(config: &Config, spec: &SandboxSpec, from: &Path) -> Result<(),
         state: open(from, STATE)?,
         memory: open(from, MEMORY)?,
         working_set: None,
+        disks: Vec::new(),
     };
     let machine = launch(config, spec).await?;
     let machine = machine.restore(kvm, files, true).await;

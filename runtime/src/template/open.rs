@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use cube_snapshot::manifest::{MAX_BYTES, Manifest, ManifestError, Mismatch};
+use cube_vmm::config::DiskConfig;
 use rustix::fs::{
     AtFlags, CWD, FlockOperation, Mode, OFlags, Timespec, Timestamps, UTIME_NOW, flock, fstat,
     futimens, openat, statat,
@@ -47,6 +48,15 @@ pub(crate) struct TemplateFiles {
     pub(crate) state: OwnedFd,
     pub(crate) memory: OwnedFd,
     pub(crate) working_set: Option<OwnedFd>,
+    /// Disks that the guest goes on with; a template has none.
+    pub(crate) disks: Vec<SavedDisk>,
+}
+
+/// A disk in the slot where its guest expects it.
+#[derive(Debug)]
+pub(crate) struct SavedDisk {
+    pub(crate) config: DiskConfig,
+    pub(crate) file: OwnedFd,
 }
 
 /// A template in use: while a clone of this lives, it is not collected. It also says which template it
@@ -148,6 +158,7 @@ impl Directory {
             state: state.into(),
             memory: memory.into(),
             working_set,
+            disks: Vec::new(),
         })
     }
 

@@ -34,7 +34,7 @@ const SERVE: &str = "echo served >/index.html
 const TRY: &str = r#"
 try() { name=$1; shift; if "$@" >/dev/null 2>&1; then echo "$name: yes"; else echo "$name: no"; fi; }
 fetch() { timeout 5 wget -q -O - "http://$1/" | grep -q served; }
-ask() { echo x | timeout 4 nc -u -w 3 "$1" 53 | grep -q x; }
+ask() { (echo x; sleep 3) | timeout 5 nc -u "$1" 53 | grep -q x; }
 try allowed fetch $V4
 try port fetch $V4:81
 try v6 fetch "[$V6]"

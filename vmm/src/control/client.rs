@@ -51,6 +51,8 @@ pub struct RestoreFiles {
     pub working_set: Option<OwnedFd>,
     /// The network namespace to live in; an empty one is made without it.
     pub netns: Option<OwnedFd>,
+    /// The disks that the configuration names: writable ones readable and writable, others read-only.
+    pub disks: Vec<OwnedFd>,
 }
 
 /// Where a machine is saved, as open files.
@@ -163,6 +165,7 @@ impl Client {
             .into_iter()
             .chain(files.working_set.as_ref())
             .chain(files.netns.as_ref())
+            .chain(&files.disks)
             .map(AsFd::as_fd)
             .collect();
         self.order(&request, &descriptors)

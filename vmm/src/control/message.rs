@@ -22,13 +22,14 @@ pub enum Request {
     /// Build the machine of a snapshot, enter the jail, go on where it was saved. Once per process.
     ///
     /// Descriptors: `/dev/kvm`, state file, memory file, listening vsock socket, serial log, the
-    /// working set if `working_set` is true, and the network namespace if `netns` is true.
+    /// working set if `working_set` is true, the network namespace if `netns` is true, and the
+    /// disks of the configuration.
     Restore {
         /// How.
         config: RestoreConfig,
         /// Whether a descriptor names the file of the working set.
         working_set: bool,
-        /// Whether the last descriptor names the network namespace to live in.
+        /// Whether a descriptor names the network namespace to live in.
         netns: bool,
     },
     /// Write the state of a paused machine, and every page of memory that is its own. It stays

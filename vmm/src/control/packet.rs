@@ -14,11 +14,13 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
 
+use crate::config::BLOCK_SLOTS;
+
 /// Longest packet either side sends. The largest message carries two kernel command lines.
 pub const MAX_PACKET: usize = 64 * 1024;
 
 /// Most descriptors with one packet: what `restore` takes.
-pub const MAX_DESCRIPTORS: usize = 7;
+pub const MAX_DESCRIPTORS: usize = 7 + BLOCK_SLOTS as usize;
 
 /// What can go wrong with a packet.
 #[derive(Debug, Error)]

@@ -163,6 +163,9 @@ fn call(request: Request, descriptors: Vec<OwnedFd>) -> Result<Call, CallError> 
             working_set,
             netns,
         } => {
+            let mut descriptors = descriptors;
+            let fixed = descriptors.len().saturating_sub(config.disks.len());
+            let disks = descriptors.split_off(fixed);
             let (required, optional) = split(name, descriptors, [working_set, netns])?;
             let [kvm, state, memory, vsock, serial] = required;
             let [working_set, netns] = optional;
@@ -175,6 +178,7 @@ fn call(request: Request, descriptors: Vec<OwnedFd>) -> Result<Call, CallError> 
                 serial,
                 working_set,
                 netns,
+                disks,
             };
             Ok(Call::Restore { config, files })
         }

@@ -11,7 +11,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use serde::Serialize;
 
 use super::*;
-use crate::config::{BootConfig, ConfigError, RestoreConfig};
+use crate::config::{BootConfig, ConfigError, DiskConfig, RestoreConfig};
 
 fn pair() -> (OwnedFd, OwnedFd) {
     socketpair(
@@ -89,6 +89,32 @@ fn boot_carries_its_files_in_order() {
     }
 }
 
+fn disks(slots: &[u8]) -> Vec<DiskConfig> {
+    let disk = |&slot| DiskConfig {
+        slot,
+        read_only: false,
+    };
+    slots.iter().map(disk).collect()
+}
+
+#[test]
+fn disks_are_named_once_in_order() {
+    let checked = |slots: &[u8]| {
+        let config = RestoreConfig {
+            uid: 1,
+            gid: 1,
+            record: false,
+            disks: disks(slots),
+        };
+        config.check()
+    };
+    assert_eq!(checked(&[]), Ok(()));
+    assert_eq!(checked(&[0, 7]), Ok(()));
+    assert_eq!(checked(&[1, 1]), Err(ConfigError::Disks));
+    assert_eq!(checked(&[2, 1]), Err(ConfigError::Disks));
+    assert_eq!(checked(&[8]), Err(ConfigError::Slot { asked: 8 }));
+}
+
 #[test]
 fn restore_carries_its_files_in_order() {
     for (working_set, netns) in [(false, false), (false, true), (true, false), (true, true)] {
@@ -97,6 +123,7 @@ fn restore_carries_its_files_in_order() {
             uid: 5,
             gid: 6,
             record: true,
+            disks: disks(&[0, 3]),
         };
         let files = RestoreFiles {
             kvm: labelled("kvm"),
@@ -106,12 +133,15 @@ fn restore_carries_its_files_in_order() {
             serial: labelled("serial"),
             working_set: working_set.then(|| labelled("working set")),
             netns: netns.then(|| labelled("netns")),
+            disks: vec![labelled("disk 0"), labelled("disk 3")],
         };
         let asker = thread::spawn(move || client.restore(&config, files));
         let Call::Restore { config, files } = server.receive().unwrap().unwrap().unwrap() else {
             panic!("not a restore");
         };
         assert_eq!((config.uid, config.gid, config.record), (5, 6, true));
+        let given: Vec<_> = files.disks.into_iter().map(label).collect();
+        assert_eq!(given, ["disk 0", "disk 3"]);
         assert_eq!(label(files.kvm), "kvm");
         assert_eq!(label(files.state), "state");
         assert_eq!(label(files.memory), "memory");
@@ -214,6 +244,7 @@ fn missing_and_superfluous_descriptors_are_refused() {
             uid: 1,
             gid: 1,
             record: false,
+            disks: Vec::new(),
         },
         working_set: true,
         netns: false,
@@ -280,6 +311,7 @@ fn the_messages_are_frozen() {
                     uid: 1,
                     gid: 2,
                     record: false,
+                    disks: disks(&[4]),
                 },
                 working_set: true,
                 netns: false,

@@ -276,11 +276,13 @@ impl Machine {
             serial: serial.unwrap().into(),
             working_set: snapshot.working_set.map(Into::into),
             netns: self.netns.take(),
+            disks: Vec::new(),
         };
         let config = RestoreConfig {
             uid: UID,
             gid: UID,
             record: self.record,
+            disks: Vec::new(),
         };
         self.client.restore(&config, files)
     }
