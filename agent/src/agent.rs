@@ -11,11 +11,12 @@ use cube_protocol::StreamHello;
 
 use crate::cause::Cause;
 use crate::container::{
-    self, Command, Container, Disk, HostFile, Layout, Lender, Parts, SharedMemory,
+    self, Command, Container, Disk, FirstProcess, HostFile, Layout, Lender, Parts, SharedMemory,
 };
 use crate::error::AgentError;
 use crate::guest::{Claim, Machine};
 use crate::network::{self, Network, Relay};
+use crate::phase::Phase;
 use crate::plane::Plane;
 use crate::ports::Ports;
 use crate::process::{Connection, Process, Reaper, Wanted};
@@ -38,7 +39,7 @@ pub struct Agent {
     addresses: Mutex<Vec<IpAddr>>,
     names: Arc<Relay>,
     plane: Plane,
-    is_claimed: Mutex<bool>,
+    phase: Mutex<Phase>,
     greeted_at: Mutex<Option<Instant>>,
 }
 
@@ -64,7 +65,7 @@ impl Agent {
             addresses: Mutex::default(),
             names: Arc::default(),
             plane: Plane::default(),
-            is_claimed: Mutex::default(),
+            phase: Mutex::new(Phase::Unclaimed),
             greeted_at: Mutex::default(),
         }
     }
@@ -78,25 +79,94 @@ impl Agent {
     /// leaves the machine unclaimed.
     pub fn claim(&self, claim: &Claim) -> Result<(), AgentError> {
         // Held until it is done, so that of two claims one is refused.
-        let mut is_claimed = self.is_claimed();
-        if *is_claimed {
-            return Err(AgentError::Claimed);
-        }
+        let mut phase = self.phase();
+        let claimed = phase.claimed()?;
         let greeted_at = *self.greeted_at();
         self.machine
             .claim(claim, greeted_at, &self.layout.machine_id())?;
-        *is_claimed = true;
+        *phase = claimed;
         Ok(())
     }
 
     /// A restored machine has the random numbers, the clock and the name of its template until its claim:
     /// nothing of a user's runs, and nothing is written to a user's disk.
-    fn check_claimed(&self) -> Result<(), AgentError> {
-        if *self.is_claimed() {
-            Ok(())
-        } else {
-            Err(AgentError::NotClaimed)
+    fn check_running(&self) -> Result<(), AgentError> {
+        self.phase().check_running()
+    }
+
+    /// Writes file systems back, then stops every process: the machine can be saved. It has no identity from
+    /// then on. After a failure it is as it was.
+    pub async fn quiesce(&self) -> Result<(), AgentError> {
+        let containers = self.live()?;
+        // Before anything stops, so that writing back, which may take long, is no standstill.
+        for container in &containers {
+            container.sync().await?;
         }
+        {
+            let mut phase = self.phase();
+            phase.check_running()?;
+            // From here on no container and no process is made.
+            *phase = Phase::Quiesced;
+        }
+        for container in &containers {
+            if let Err(error) = container.stand(true).await {
+                self.go_on(&containers).await;
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes a container over under another name, in a machine that was restored; tells how its first process was
+    /// made.
+    pub fn adopt_container(&self, id: &str, new_id: &str) -> Result<FirstProcess, AgentError> {
+        self.phase().check_reclaimed()?;
+        check_id("new_container_id", new_id)?;
+        let container = self.container(id)?;
+        let first = container.adopt()?;
+        if id != new_id {
+            let mut containers = self.containers();
+            if containers.contains_key(new_id) {
+                return Err(AgentError::ContainerExists {
+                    id: new_id.to_owned(),
+                });
+            }
+            containers.remove(id);
+            containers.insert(new_id.to_owned(), Entry::Live(container));
+        }
+        if self.pod().as_deref() == Some(id) {
+            *self.pod() = Some(new_id.to_owned());
+        }
+        Ok(first)
+    }
+
+    /// Lets the processes go on.
+    pub async fn thaw(&self) -> Result<(), AgentError> {
+        self.phase().check_reclaimed()?;
+        let containers = self.live()?;
+        self.go_on(&containers).await;
+        Ok(())
+    }
+
+    async fn go_on(&self, containers: &[Arc<Container>]) {
+        for container in containers {
+            if let Err(error) = container.stand(false).await {
+                let error = crate::cause::chain(&error);
+                tracing::error!(%error, "a container stands still");
+            }
+        }
+        *self.phase() = Phase::Running;
+    }
+
+    /// All containers, none of which may be on its way in or out.
+    fn live(&self) -> Result<Vec<Arc<Container>>, AgentError> {
+        let containers = self.containers();
+        let live = containers.iter().map(|(id, entry)| match entry {
+            Entry::Live(container) => Ok(Arc::clone(container)),
+            Entry::Reserved => Err(container_state(id, "is being created")),
+            Entry::Leaving(_) => Err(container_state(id, "is being deleted")),
+        });
+        live.collect()
     }
 
     /// Makes a container.
@@ -107,7 +177,7 @@ impl Agent {
         disk: Disk,
         files: &[HostFile],
     ) -> Result<(), AgentError> {
-        self.check_claimed()?;
+        self.check_running()?;
         check_id("container_id", id)?;
         let parts = Parts::of(spec_json, id, &self.layout, files)?;
         let reservation = self.reserve(id)?;
@@ -156,7 +226,7 @@ impl Agent {
         container: &str,
         command: Command<'_>,
     ) -> Result<u32, AgentError> {
-        self.check_claimed()?;
+        self.check_running()?;
         if !command.exec_id.is_empty() {
             check_id("exec_id", command.exec_id)?;
         }
@@ -175,7 +245,7 @@ impl Agent {
         terminal: bool,
         wanted: Wanted,
     ) -> Result<Process, AgentError> {
-        self.check_claimed()?;
+        self.check_running()?;
         container
             .create_job_process(&self.reaper, &self.layout, plan, terminal, wanted)
             .await
@@ -188,7 +258,7 @@ impl Agent {
 
     /// Makes the machine's network this one.
     pub async fn configure_network(&self, network: Network) -> Result<(), AgentError> {
-        self.check_claimed()?;
+        self.phase().check_claimed()?;
         let addresses = network.addresses();
         let relays_names = network.dns_relay;
         let done = tokio::task::spawn_blocking(move || network::configure(&network)).await;
@@ -213,7 +283,7 @@ impl Agent {
 
     /// Sets a container up and takes it down, where there is none yet.
     pub async fn rehearse(&self) -> Result<(), AgentError> {
-        self.check_claimed()?;
+        self.check_running()?;
         if let Some(id) = self.containers().keys().next() {
             return Err(container_state(id, "is in the way of a rehearsal"));
         }
@@ -298,10 +368,8 @@ impl Agent {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn is_claimed(&self) -> MutexGuard<'_, bool> {
-        self.is_claimed
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+    fn phase(&self) -> MutexGuard<'_, Phase> {
+        self.phase.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn greeted_at(&self) -> MutexGuard<'_, Option<Instant>> {

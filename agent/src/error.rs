@@ -36,6 +36,21 @@ pub enum AgentError {
     /// It has one, and what runs in it relies on that.
     #[error("the machine has been claimed already")]
     Claimed,
+    /// Every process stands still, until the machine goes on.
+    #[error("the machine is being saved or restored")]
+    Quiesced,
+    /// There is nothing to let go on.
+    #[error("the machine's processes were not stopped")]
+    NotQuiesced,
+    /// What was written could not be brought to the disk.
+    #[error("the file system of container {id} could not be written back")]
+    Sync {
+        /// Its name.
+        id: String,
+        /// The kernel's answer.
+        #[source]
+        source: Cause,
+    },
     /// The machine could not be given one.
     #[error("cannot set the machine's {what}")]
     Identity {
@@ -168,6 +183,8 @@ impl AgentError {
             Self::Protocol { .. }
             | Self::NotClaimed
             | Self::Claimed
+            | Self::Quiesced
+            | Self::NotQuiesced
             | Self::ContainerState { .. }
             | Self::ProcessState { .. }
             | Self::NoPod
@@ -176,6 +193,7 @@ impl AgentError {
             // What other runtimes say when a process cannot be started: clients go by the text.
             Self::Spawn(_) | Self::Start(StartError::Program(_)) => Code::UNKNOWN,
             Self::Identity { .. }
+            | Self::Sync { .. }
             | Self::Cgroup(_)
             | Self::OomWatch(_)
             | Self::Slot(_)

@@ -26,6 +26,7 @@ pub mod guest;
 pub mod log;
 pub mod network;
 pub mod oci;
+pub mod phase;
 pub mod plane;
 pub mod ports;
 pub mod process;

@@ -329,6 +329,35 @@ impl agent_ttrpc::Agent for Service {
         Ok(wire::Empty::new())
     }
 
+    async fn quiesce(&self, _: &TtrpcContext, _: wire::Empty) -> ttrpc::Result<wire::Empty> {
+        self.finish(async move |agent| agent.quiesce().await)
+            .await?;
+        Ok(wire::Empty::new())
+    }
+
+    async fn adopt_container(
+        &self,
+        _: &TtrpcContext,
+        request: wire::AdoptContainerRequest,
+    ) -> ttrpc::Result<wire::AdoptContainerResponse> {
+        let first = self
+            .0
+            .adopt_container(&request.container_id, &request.new_container_id)?;
+        Ok(wire::AdoptContainerResponse {
+            pid: first.pid,
+            terminal: first.terminal,
+            stdin: first.streams.stdin,
+            stdout: first.streams.stdout,
+            stderr: first.streams.stderr,
+            ..Default::default()
+        })
+    }
+
+    async fn thaw(&self, _: &TtrpcContext, _: wire::Empty) -> ttrpc::Result<wire::Empty> {
+        self.finish(async move |agent| agent.thaw().await).await?;
+        Ok(wire::Empty::new())
+    }
+
     async fn rehearse(&self, _: &TtrpcContext, _: wire::Empty) -> ttrpc::Result<wire::Empty> {
         self.finish(async move |agent| agent.rehearse().await)
             .await?;

@@ -28,7 +28,7 @@ use ttrpc::asynchronous::transport::{Listener, Socket};
 use crate::agent::Agent;
 use crate::cause::{Cause, chain};
 use crate::plane;
-use crate::process::{AttachError, Connection};
+use crate::process::{AttachError, Connection, StreamEnd};
 use crate::service::Service;
 
 /// How long a connection may take to say what it is. The host sends that at once.
@@ -233,10 +233,7 @@ async fn attach(
     Ok(())
 }
 
-type Taken = (
-    Arc<crate::process::Process>,
-    tokio::io::unix::AsyncFd<std::os::fd::OwnedFd>,
-);
+type Taken = (Arc<crate::process::Process>, StreamEnd);
 
 fn take(agent: &Agent, hello: &StreamHello) -> Result<Taken, StreamError> {
     let process = agent.process_of(hello)?;

@@ -34,6 +34,8 @@ pub struct Config {
     pub run: PathBuf,
     /// Directory of the templates that sandboxes are restored from.
     pub templates: PathBuf,
+    /// Directory of snapshots of sandboxes: on the file system of their disks, which is the snapshotter's.
+    pub snapshots: PathBuf,
     /// Days after its last use that a template is removed.
     pub templates_max_days: u32,
     /// Most MiB on the disk for all templates; the longest unused are removed.
@@ -91,6 +93,7 @@ impl Default for Config {
             image: "/var/lib/cube/image".into(),
             run: "/run/cube".into(),
             templates: "/var/lib/cube/templates".into(),
+            snapshots: "/var/lib/cube/snapshotter/store/snapshots-of-sandboxes".into(),
             templates_max_days: 14,
             // Some hundred of a usual size.
             templates_max_mib: 16 << 10,

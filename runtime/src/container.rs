@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use cube_protocol::v1::agent::{BlockRoot, HostFile};
+use cube_protocol::v1::agent::{AdoptContainerResponse, BlockRoot, HostFile};
 use thiserror::Error;
 use tokio::sync::Mutex;
 
@@ -15,6 +15,7 @@ use crate::host_files::{self, Following, HostFileError, HostFiles, Relayed};
 use crate::network::Servers;
 use crate::rootfs::{DiskSpec, RootfsError, RootfsMount};
 use crate::slots::{SlotLease, Slots};
+use crate::snapshot::{ContainerRecord, SnapshotError};
 use crate::spec::{self, OciSpec, SpecError};
 use crate::trace;
 use crate::vmm::{Vmm, VmmError};
@@ -41,6 +42,11 @@ pub(crate) struct Container {
     slot: Mutex<Option<SlotLease>>,
     /// Until the container is deleted.
     following: Mutex<Option<Following>>,
+    /// Where its disk is on the host.
+    disk: PathBuf,
+    read_only: bool,
+    /// Of a container that a restored machine was saved with: how its first process was made.
+    first: Option<AdoptContainerResponse>,
 }
 
 /// The machine that a container is made in.
@@ -63,6 +69,7 @@ impl Container {
         let oci = asked.oci.read();
         spec::check_container(oci).map_err(ContainerError::Spec)?;
         let disk = DiskSpec::from_mounts(&asked.rootfs).map_err(ContainerError::Rootfs)?;
+        let disk_path = disk.path().to_owned();
         let wanted = host_files::wanted(oci);
         let relayed = machine.servers.map(|servers| Relayed {
             container: asked.id.clone(),
@@ -99,6 +106,9 @@ impl Container {
             id: asked.id,
             slot: Mutex::new(Some(slot)),
             following: Mutex::default(),
+            disk: disk_path,
+            read_only: disk.read_only,
+            first: None,
         };
         if let Err(source) = attached {
             container.vacate().await;
@@ -111,14 +121,7 @@ impl Container {
             .set_up(machine, asked.oci.into_json(), root, messages)
             .await
         {
-            // The first error is what the caller has to know; what the way back meets is for the log.
-            if let Err(undo) = container.delete(machine).await {
-                tracing::warn!(
-                    container = container.id,
-                    error = %crate::error::chain(&undo),
-                    "a container that could not be created could not be removed either"
-                );
-            }
+            container.undo(machine).await;
             return Err(error);
         }
         // Hooks write such files: what they wrote is there before the first process runs.
@@ -127,6 +130,65 @@ impl Container {
             *container.following.lock().await = Some(following);
         }
         Ok(Arc::new(container))
+    }
+
+    /// Takes over the container that a restored machine was saved with. Its processes stand until
+    /// [`Process::start`](crate::Process::start); what the spec says of them is what they were made with.
+    pub(crate) async fn adopt(
+        machine: Machine<'_>,
+        asked: ContainerSpec,
+        saved: &ContainerRecord,
+    ) -> Result<Arc<Self>, ContainerError> {
+        let oci = asked.oci.read();
+        spec::check_container(oci).map_err(ContainerError::Spec)?;
+        let disk = DiskSpec::from_mounts(&asked.rootfs).map_err(ContainerError::Rootfs)?;
+        let slot = machine.slots.take_occupied(saved.slot);
+        let slot = slot.ok_or(ContainerError::NoSlot)?;
+        let adopted = machine.guest.adopt_container(&saved.id, &asked.id).await;
+        let first = adopted.map_err(ContainerError::Guest)?;
+        let container = Self {
+            hooks: Hooks::of(oci, &asked.id, machine.vmm.pid(), &asked.bundle),
+            id: asked.id,
+            slot: Mutex::new(Some(slot)),
+            following: Mutex::default(),
+            disk: disk.path().to_owned(),
+            read_only: saved.read_only,
+            first: Some(first),
+        };
+        if let Err(error) = container.run_create_hooks().await {
+            container.undo(machine).await;
+            return Err(error);
+        }
+        Ok(Arc::new(container))
+    }
+
+    /// What has to be known of it to take it over, and where its disk is.
+    pub(crate) async fn to_record(&self) -> Result<(ContainerRecord, PathBuf), SnapshotError> {
+        let slot = self.slot.lock().await;
+        let lease = slot.as_ref();
+        let lease = lease.ok_or(SnapshotError::Containers { containers: 0 })?;
+        let record = ContainerRecord {
+            id: self.id.clone(),
+            slot: lease.number(),
+            read_only: self.read_only,
+        };
+        Ok((record, self.disk.clone()))
+    }
+
+    /// How its first process was made, if that was before the machine was restored.
+    pub(crate) fn first(&self) -> Option<&AdoptContainerResponse> {
+        self.first.as_ref()
+    }
+
+    /// The first error is what the caller has to know; what the way back meets is for the log.
+    async fn undo(&self, machine: Machine<'_>) {
+        if let Err(undo) = self.delete(machine).await {
+            tracing::warn!(
+                container = self.id,
+                error = %crate::error::chain(&undo),
+                "a container that could not be created could not be removed either"
+            );
+        }
     }
 
     async fn set_up(
@@ -144,6 +206,10 @@ impl Container {
                 .await
                 .map_err(ContainerError::Guest)?;
         }
+        self.run_create_hooks().await
+    }
+
+    async fn run_create_hooks(&self) -> Result<(), ContainerError> {
         let _stage = trace::stage("hooks");
         for point in [
             Point::Prestart,

@@ -195,15 +195,17 @@ impl Running {
 
 /// Opens the device that makes machines.
 pub(crate) fn open_kvm() -> Result<File, CreateError> {
-    let open = || -> io::Result<File> {
-        let file = OpenOptions::new().read(true).write(true).open("/dev/kvm")?;
-        // Something else in its place (containers are given /dev/null so) would fail later and less clearly.
-        if file.metadata()?.rdev() != rustix::fs::makedev(MISC_MAJOR, KVM_MINOR) {
-            return Err(io::Error::other("it is not the KVM device"));
-        }
-        Ok(file)
-    };
-    open().map_err(CreateError::Kvm)
+    open_kvm_device().map_err(CreateError::Kvm)
+}
+
+/// The same for whoever makes none.
+pub(crate) fn open_kvm_device() -> io::Result<File> {
+    let file = OpenOptions::new().read(true).write(true).open("/dev/kvm")?;
+    // Something else in its place (containers are given /dev/null so) would fail later and less clearly.
+    if file.metadata()?.rdev() != rustix::fs::makedev(MISC_MAJOR, KVM_MINOR) {
+        return Err(io::Error::other("it is not the KVM device"));
+    }
+    Ok(file)
 }
 
 /// Makes the VMM a better choice for the host's out-of-memory killer than this process, which has to

@@ -8,6 +8,8 @@
 //! A task of this module waits for the end from the beginning on, so the end is known to any number of
 //! waiters, also after the process was forgotten and after the machine is gone.
 
+mod adopted;
+
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -94,17 +96,30 @@ impl Process {
     ) -> Result<Self, SpawnError> {
         let _stage = trace::stage("process");
         let exec_id = command.exec_id.clone();
-        let wanted = command.clone();
-        let pid = guest
-            .create_process(container.id(), command)
-            .await
-            .map_err(SpawnError::SetUp)?;
+        let adopted = container.first().filter(|_| exec_id.is_empty());
+        let wanted = match adopted {
+            None => command.clone(),
+            Some(first) => adopted::check(first, &command)?,
+        };
+        let pid = match adopted {
+            Some(first) => first.pid,
+            None => guest
+                .create_process(container.id(), command.clone())
+                .await
+                .map_err(SpawnError::SetUp)?,
+        };
         let streams = match Streams::open(&guest, container.id(), &wanted).await {
             Ok(streams) => streams,
+            // One that was there before stays: the whole machine goes with it.
+            Err(error) if adopted.is_some() => return Err(error),
             Err(error) => {
                 abandon(&guest, container.id(), &exec_id).await;
                 return Err(error);
             }
+        };
+        let streams = match adopted {
+            None => streams,
+            Some(_) => adopted::fit(streams, &command)?,
         };
         let (sender, exit) = watch::channel(None);
         let waiting = wait_for_end(
@@ -150,10 +165,15 @@ impl Process {
     pub async fn start(&self) -> Result<(), StartError> {
         let _stage = trace::stage("start");
         self.network.attach().await.map_err(StartError::Network)?;
-        self.guest
-            .start_process(self.container.id(), &self.exec_id)
-            .await
-            .map_err(StartError::Guest)?;
+        let is_adopted = self.exec_id.is_empty() && self.container.first().is_some();
+        let started = match is_adopted {
+            true => self.guest.thaw().await,
+            false => {
+                let id = self.container.id();
+                self.guest.start_process(id, &self.exec_id).await
+            }
+        };
+        started.map_err(StartError::Guest)?;
         if self.exec_id.is_empty() {
             self.container.started().await;
         }
@@ -325,9 +345,25 @@ pub enum SpawnError {
         /// Why.
         source: StreamError,
     },
+    /// The process that goes on is of another kind.
+    #[error("the process was saved {}, and cannot go on {}", words(*saved), words(!*saved))]
+    Terminal {
+        /// Whether it has a terminal.
+        saved: bool,
+    },
+    /// A stream that leads nowhere could not be made.
+    #[error("a stream of the process could not be made")]
+    Nowhere(#[source] std::io::Error),
     /// This program is shutting down.
     #[error("the process was given up because this program is ending")]
     Abandoned,
+}
+
+fn words(terminal: bool) -> &'static str {
+    match terminal {
+        true => "on a terminal",
+        false => "without a terminal",
+    }
 }
 
 impl SpawnError {
@@ -336,7 +372,8 @@ impl SpawnError {
         match self {
             SpawnError::UnknownContainer { .. } => Kind::NotFound,
             SpawnError::SetUp(source) => source.kind(),
-            SpawnError::Stream { .. } => Kind::Internal,
+            SpawnError::Stream { .. } | SpawnError::Nowhere(_) => Kind::Internal,
+            SpawnError::Terminal { .. } => Kind::InvalidArgument,
             SpawnError::Abandoned => Kind::Unavailable,
         }
     }

@@ -122,6 +122,11 @@ impl DiskSpec {
         Ok(disk)
     }
 
+    /// Where it is.
+    pub(crate) fn path(&self) -> &std::path::Path {
+        &self.source
+    }
+
     /// Opens and locks the disk.
     pub(crate) fn open(self) -> Result<Disk, RootfsError> {
         let path = self.source;

@@ -19,6 +19,20 @@ pub(crate) struct SlotLease {
 }
 
 impl Slots {
+    /// Takes this slot, which a restored machine has its disk in; `None` if it is taken, or none.
+    pub(crate) fn take_occupied(&self, number: u8) -> Option<SlotLease> {
+        let mut taken = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let free = taken
+            .get_mut(usize::from(number))
+            .filter(|taken| !**taken)?;
+        *free = true;
+        Some(SlotLease {
+            slots: self.clone(),
+            number,
+            occupied: true,
+        })
+    }
+
     /// Takes the first free slot; `None` if all are taken.
     pub(crate) fn take(&self) -> Option<SlotLease> {
         let mut taken = self.0.lock().unwrap_or_else(PoisonError::into_inner);

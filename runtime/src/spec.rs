@@ -15,6 +15,8 @@ use crate::config::Config;
 use crate::error::Kind;
 use crate::host_files;
 use crate::layout::SandboxKey;
+use crate::rootfs::RootfsMount;
+use crate::snapshot::{SnapshotError, SnapshotName};
 
 /// Most virtual processors of a machine; a container with a larger quota gets these.
 const MAX_VCPUS: u8 = cube_vmm::config::MAX_VCPUS;
@@ -39,6 +41,10 @@ const POD_CONTAINER: &str = "io.kubernetes.cri.container-type";
 
 /// The annotation with a sandbox's egress policy, on its first container (see [`Policy`]).
 pub const EGRESS: &str = "io.cube.egress";
+
+/// The annotation with the name of the snapshot that a sandbox starts from; in an Update, of the one that it
+/// is saved as.
+pub const SNAPSHOT: &str = "io.cube.snapshot";
 
 /// The OCI runtime spec of a container: read once, and kept as the client wrote it for the agent to read.
 #[derive(Clone, Debug)]
@@ -82,6 +88,17 @@ pub struct SandboxSpec {
     pub cgroup: Option<String>,
     /// What it may send to; none: anybody.
     pub egress: Option<Policy>,
+    /// The snapshot that it starts from; none: a template.
+    pub from: Option<StartFrom>,
+}
+
+/// A snapshot to start from, and what its container's disk is to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StartFrom {
+    /// The snapshot.
+    pub snapshot: SnapshotName,
+    /// The root file system of the container that goes on: it gets the snapshot's content.
+    pub rootfs: Vec<RootfsMount>,
 }
 
 impl SandboxSpec {
@@ -106,9 +123,16 @@ impl SandboxSpec {
                 None => None,
             }
             .or_else(|| config.egress.policy.clone()),
+            from: None,
             key,
         })
     }
+}
+
+/// The snapshot among annotations, if there is one.
+pub fn snapshot(annotations: &HashMap<String, String>) -> Result<Option<SnapshotName>, SpecError> {
+    let name = annotations.get(SNAPSHOT).map(|name| name.parse());
+    name.transpose().map_err(SpecError::Snapshot)
 }
 
 /// The policy among annotations, if there is one.
@@ -289,6 +313,9 @@ pub enum SpecError {
     /// A policy that is none.
     #[error("the annotation {EGRESS} cannot be used")]
     Egress(#[source] PolicyError),
+    /// A name of a snapshot that is none.
+    #[error("the annotation {SNAPSHOT} cannot be used")]
+    Snapshot(#[source] SnapshotError),
     /// Less memory than a process needs to come to life.
     #[error(
         "a memory limit of {bytes} bytes is below the {MIN_CONTAINER_MEMORY} bytes that a container needs to start"
@@ -303,9 +330,10 @@ impl SpecError {
     /// The class of this failure.
     pub fn kind(&self) -> Kind {
         match self {
-            SpecError::HostNetwork | SpecError::Memory { .. } | SpecError::Egress(_) => {
-                Kind::InvalidArgument
-            }
+            SpecError::HostNetwork
+            | SpecError::Memory { .. }
+            | SpecError::Egress(_)
+            | SpecError::Snapshot(_) => Kind::InvalidArgument,
             SpecError::Bind { .. } | SpecError::StartContainerHook => Kind::Unimplemented,
         }
     }

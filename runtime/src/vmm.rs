@@ -138,6 +138,10 @@ impl Vmm {
             .await
     }
 
+    pub(crate) async fn resume(&self) -> Result<(), VmmError> {
+        self.request(Client::resume).await
+    }
+
     pub(crate) async fn pause(&self) -> Result<(), VmmError> {
         self.request(Client::pause).await
     }

@@ -3,8 +3,8 @@
 
 use cube_runtime::config::ConfigError;
 use cube_runtime::{
-    ContainerError, CreateError, DestroyError, GuestError, Kind, NetworkError, SpawnError,
-    SpecError, StartError,
+    ContainerError, CreateError, DestroyError, GuestError, Kind, NetworkError, SnapshotError,
+    SpawnError, SpecError, StartError,
 };
 use thiserror::Error;
 use ttrpc::Code;
@@ -112,6 +112,9 @@ pub enum TaskError {
     /// The process could not be made to run.
     #[error(transparent)]
     Start(StartError),
+    /// It could not be saved.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
     /// The network could not be changed.
     #[error(transparent)]
     Network(#[from] NetworkError),
@@ -169,6 +172,7 @@ impl TaskError {
                 Kind::NotFound => Code::INVALID_ARGUMENT,
                 kind => of_kind(kind),
             },
+            TaskError::Snapshot(error) => of_kind(error.kind()),
             TaskError::Network(error) => of_kind(error.kind()),
             TaskError::Guest(error) => of_kind(error.kind()),
             TaskError::Destroy(error) => of_kind(error.kind()),

@@ -3,11 +3,13 @@
 //! is the tests' fake, with which every call and event order is tried without a machine.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use cube_runtime::{
     Command, Config, ContainerError, ContainerSpec, CreateError, DestroyError, Exit, GuestError,
-    NetworkError, Policy, Process, Sandbox, SandboxSpec, SpawnError, StartError, Stats, VmmExit,
+    NetworkError, Policy, Process, Sandbox, SandboxSpec, SnapshotError, SnapshotName, SpawnError,
+    StartError, Stats, VmmExit,
 };
 
 use crate::io::Streams;
@@ -49,6 +51,12 @@ pub trait Machine: Send + Sync {
     async fn update(&self, container: &str, resources_json: Vec<u8>) -> Result<(), GuestError>;
     /// See [`Sandbox::set_egress`].
     async fn set_egress(&self, policy: Policy) -> Result<(), NetworkError>;
+    /// See [`Sandbox::snapshot`].
+    async fn snapshot(
+        &self,
+        config: &Config,
+        name: &SnapshotName,
+    ) -> Result<Duration, SnapshotError>;
     /// See [`Sandbox::stats`].
     async fn stats(&self, container: &str) -> Result<Stats, GuestError>;
     /// Whether the guest answers a question about a container: [`Sandbox::pids`], which changes nothing.
@@ -141,6 +149,14 @@ impl Machine for Sandbox {
 
     async fn set_egress(&self, policy: Policy) -> Result<(), NetworkError> {
         Sandbox::set_egress(self, policy).await
+    }
+
+    async fn snapshot(
+        &self,
+        config: &Config,
+        name: &SnapshotName,
+    ) -> Result<Duration, SnapshotError> {
+        Sandbox::snapshot(self, config, name).await
     }
 
     async fn stats(&self, container: &str) -> Result<Stats, GuestError> {

@@ -35,7 +35,7 @@ use crate::cgroup::{self, Cgroup, OomWatch, Stats};
 use crate::error::AgentError;
 use crate::oci;
 use crate::plane::{Jobs, View, Visit, Visitors};
-use crate::process::{Process, SIGKILL, SignalError};
+use crate::process::{Process, SIGKILL, SignalError, Wanted};
 use crate::stage::Root;
 use crate::sys;
 use processes::Processes;
@@ -58,6 +58,17 @@ pub struct Container {
     /// Kills for want of memory that somebody has been told of.
     told_oom_kills: AtomicU64,
     gone: watch::Sender<bool>,
+}
+
+/// How the first process of a container was made.
+#[derive(Clone, Copy, Debug)]
+pub struct FirstProcess {
+    /// In the machine's pid namespace.
+    pub pid: u32,
+    /// On a terminal.
+    pub terminal: bool,
+    /// Which of its streams are open.
+    pub streams: Wanted,
 }
 
 /// What is mounted in the machine for a container's tree to bind, and unmounted when this is dropped.
@@ -130,6 +141,40 @@ impl Container {
         self.cgroup.freeze(paused).await?;
         self.is_paused.store(paused, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// Stops everything in it for the machine to be saved, or lets it go on; one that a client has paused stays
+    /// so.
+    pub async fn stand(&self, stands: bool) -> Result<(), AgentError> {
+        for process in self.processes.all() {
+            process.streams().hold(stands);
+        }
+        if !self.is_paused.load(Ordering::Relaxed) {
+            self.cgroup.freeze(stands).await?;
+        }
+        Ok(())
+    }
+
+    /// Writes its root file system back.
+    pub async fn sync(&self) -> Result<(), AgentError> {
+        let synced = self.rootfs.lock().await.sync().await;
+        synced.map_err(|source| AgentError::Sync {
+            id: self.id.clone(),
+            source,
+        })
+    }
+
+    /// The streams of its processes wait for new connections; tells how the first process was made.
+    pub fn adopt(&self) -> Result<FirstProcess, AgentError> {
+        for process in self.processes.all() {
+            process.streams().rewind();
+        }
+        let first = self.process("")?;
+        Ok(FirstProcess {
+            pid: first.pid(),
+            terminal: first.has_terminal(),
+            streams: first.streams().wanted(),
+        })
     }
 
     /// Changes limits. Clients send the rules about devices along, which cannot change.

@@ -150,6 +150,16 @@ impl Rootfs {
         &self.path
     }
 
+    /// Writes back what was written to it.
+    pub async fn sync(&self) -> Result<(), Cause> {
+        let path = self.path.clone();
+        blocking(move || {
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            syncfs(openat(CWD, &path, flags, Mode::empty())?)
+        })
+        .await
+    }
+
     /// Writes everything back and unmounts. Answers when the device has no user any more, so the host may
     /// take the disk away. Can be tried again.
     pub async fn unmount(&mut self) -> Result<(), RootfsError> {

@@ -7,8 +7,8 @@
 //! ```
 //!
 //! The host says all of it (`ConfigureNetwork`); nothing is asked of a network, and no address is tried for
-//! a duplicate: the interface that it was taken from had it. Asked again, what is named is set anew, and
-//! what is not stays.
+//! a duplicate: the interface that it was taken from had it. Asked again, an interface that is named has
+//! what is said of it and nothing else; one that is not named stays.
 
 mod device;
 mod dns;
@@ -117,6 +117,8 @@ impl Kernel {
         // One that is up keeps its name and its hardware address.
         let message = Message::SetLink(link(number, Some(false)));
         self.set(|| format!("take {name} down"), message)?;
+        // Of another sandbox, whose machine this one was restored of. Routes and neighbours went with the link.
+        self.forget_addresses(number, name)?;
         let mut named = link(number, None);
         named.attributes = vec![
             LinkAttribute::Address(wanted.mac.to_vec()),
@@ -144,6 +146,16 @@ impl Kernel {
         Ok(())
     }
 
+    fn forget_addresses(&mut self, number: u32, name: &str) -> Result<(), NetworkError> {
+        let addresses = self.netlink.addresses(number);
+        let addresses = addresses.map_err(|error| NetworkError::Netlink(error.into()))?;
+        for message in addresses {
+            let message = Message::DelAddress(message);
+            self.set(|| format!("take an address of {name} away"), message)?;
+        }
+        Ok(())
+    }
+
     fn routes(&mut self, network: &Network) -> Result<(), NetworkError> {
         for route in &network.routes {
             let number = self.number(&route.interface)?;
@@ -163,14 +175,19 @@ impl Kernel {
         operation: impl FnOnce() -> String,
         message: Message,
     ) -> Result<(), NetworkError> {
-        let (flags, may_exist) = match message {
-            Message::SetLink(_) => (0, false),
+        let (flags, is_done) = match message {
+            Message::SetLink(_) => (0, None),
+            // One that goes takes those along that are of its network.
+            Message::DelAddress(_) => (0, Some(io::ErrorKind::AddrNotAvailable)),
             // A replaced route may be another interface's: fe80::/64 is everybody's.
-            Message::NewRoute(_) => (NLM_F_CREATE | NLM_F_APPEND, true),
-            _ => (NLM_F_CREATE | NLM_F_REPLACE, false),
+            Message::NewRoute(_) => (
+                NLM_F_CREATE | NLM_F_APPEND,
+                Some(io::ErrorKind::AlreadyExists),
+            ),
+            _ => (NLM_F_CREATE | NLM_F_REPLACE, None),
         };
         match self.netlink.request(message, flags) {
-            Err(error) if may_exist && error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            Err(error) if is_done == Some(error.kind()) => Ok(()),
             done => done.map_err(|error| NetworkError::Set {
                 operation: operation(),
                 source: error.into(),

@@ -6,6 +6,7 @@ use std::io::Write;
 
 use cube_protocol::v1::agent as wire;
 use netlink_packet_core::NLM_F_EXCL;
+use netlink_packet_route::AddressFamily;
 use netlink_packet_route::link::{InfoData, InfoKind, InfoVeth, LinkInfo};
 use nix::sched::{CloneFlags, unshare};
 
@@ -107,5 +108,30 @@ fn loopback_comes_up() {
         socket.connect("127.0.0.1:9").expect_err("it is up already");
         raise_loopback().unwrap();
         socket.connect("127.0.0.1:9").unwrap();
+    });
+}
+
+#[test]
+fn an_interface_forgets_the_addresses_that_it_had() {
+    in_a_namespace(|| {
+        let mut kernel = two_interfaces();
+        let number = kernel.number("a").unwrap();
+        for ip in ["10.1.0.2", "10.1.0.3"] {
+            let address = (ip.parse().unwrap(), 24);
+            let message = Message::NewAddress(request::address(number, address.0, address.1));
+            kernel.set(String::new, message).unwrap();
+        }
+        let other = kernel.number("b").unwrap();
+        let message = Message::NewAddress(request::address(other, "10.2.0.2".parse().unwrap(), 24));
+        kernel.set(String::new, message).unwrap();
+        kernel.forget_addresses(number, "a").unwrap();
+        let of = |kernel: &mut Kernel, number| {
+            let all = kernel.netlink.addresses(number).unwrap();
+            all.iter()
+                .filter(|address| address.header.family == AddressFamily::Inet)
+                .count()
+        };
+        assert_eq!(of(&mut kernel, number), 0);
+        assert_eq!(of(&mut kernel, other), 1);
     });
 }

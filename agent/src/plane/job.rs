@@ -18,13 +18,13 @@ use cube_protocol::v1::plane as wire;
 use cube_protocol::{FrameKind, Stdio};
 use rustix::io::{read, write};
 use tokio::io::Interest;
-use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
+use tokio::io::unix::AsyncFdReadyGuard;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
 use super::fault::PlaneFault;
 use crate::error::AgentError;
-use crate::process::{AttachError, Exit, Process, SIGKILL};
+use crate::process::{AttachError, Exit, Process, SIGKILL, StreamEnd};
 use crate::stage::WindowSize;
 
 /// Bytes that are read at once: what a pipe holds.
@@ -51,7 +51,7 @@ pub struct Job {
     pub tag: String,
     has_terminal: bool,
     process: Process,
-    input: tokio::sync::Mutex<Option<AsyncFd<OwnedFd>>>,
+    input: tokio::sync::Mutex<Option<StreamEnd>>,
     state: Mutex<State>,
 }
 
@@ -72,7 +72,7 @@ pub struct Outputs {
 struct Source {
     kind: FrameKind,
     /// None: it has ended.
-    fd: Option<AsyncFd<OwnedFd>>,
+    fd: Option<StreamEnd>,
 }
 
 impl Job {

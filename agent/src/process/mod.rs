@@ -20,7 +20,7 @@ use tokio::sync::watch;
 
 pub use reaper::{Death, Reaper};
 pub use spawn::{SpawnError, Stage, Surroundings};
-pub use streams::{AttachError, Connection, Streams, Wanted};
+pub use streams::{AttachError, Connection, StreamEnd, Streams, Wanted};
 
 use crate::cause::Cause;
 use crate::cgroup::Cgroup;
@@ -137,6 +137,11 @@ impl Process {
     /// Its streams, for connections to be joined with.
     pub fn streams(&self) -> &Arc<Streams> {
         &self.streams
+    }
+
+    /// Whether it has a terminal.
+    pub fn has_terminal(&self) -> bool {
+        self.terminal.is_some()
     }
 
     /// Whether it has ended; then its number means nothing any more.

@@ -5,7 +5,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use cube_protocol::Stdio;
 use rustix::fs::{CWD, Mode, OFlags, fcntl_setfl, openat};
@@ -65,7 +65,12 @@ struct Ends {
     stdout: End,
     stderr: End,
     pumps: Vec<AbortHandle>,
+    /// The machine is being saved: connections that break are those of the machine that it was.
+    is_held: bool,
 }
+
+/// The agent's end of a stream, for whoever moves its bytes. It closes with its last holder.
+pub type StreamEnd = Arc<AsyncFd<OwnedFd>>;
 
 #[derive(Debug, Default)]
 enum End {
@@ -73,9 +78,9 @@ enum End {
     #[default]
     None,
     /// For the host to connect to.
-    Waiting(AsyncFd<OwnedFd>),
-    /// In the hands of a pump.
-    Taken,
+    Waiting(StreamEnd),
+    /// In the hands of a pump, for as long as that has it.
+    Taken(Weak<AsyncFd<OwnedFd>>),
 }
 
 impl Streams {
@@ -135,20 +140,48 @@ impl Streams {
     }
 
     /// Reserves a stream for one connection.
-    pub fn take(&self, stream: Stdio) -> Result<AsyncFd<OwnedFd>, AttachError> {
+    pub fn take(&self, stream: Stdio) -> Result<StreamEnd, AttachError> {
         let mut ends = self.lock();
-        let end = match stream {
-            Stdio::Stdin => &mut ends.stdin,
-            Stdio::Stdout => &mut ends.stdout,
-            Stdio::Stderr => &mut ends.stderr,
-        };
-        match std::mem::replace(end, End::Taken) {
-            End::Waiting(fd) => Ok(fd),
-            End::Taken => Err(AttachError::Taken),
-            End::None => {
-                *end = End::None;
-                Err(AttachError::None)
+        let end = ends.end(stream);
+        match end {
+            End::Waiting(fd) => {
+                let fd = Arc::clone(fd);
+                *end = End::Taken(Arc::downgrade(&fd));
+                Ok(fd)
             }
+            End::Taken(_) => Err(AttachError::Taken),
+            End::None => Err(AttachError::None),
+        }
+    }
+
+    /// While held, a stream whose connection breaks waits for another one instead of closing.
+    pub fn hold(&self, is_held: bool) {
+        self.lock().is_held = is_held;
+    }
+
+    /// The connections were those of the machine that this one was saved of: each stream that is still open
+    /// waits for a new one. What was on its way belonged to that machine.
+    pub fn rewind(&self) {
+        let mut ends = self.lock();
+        for stream in [Stdio::Stdin, Stdio::Stdout, Stdio::Stderr] {
+            let end = ends.end(stream);
+            if let End::Taken(fd) = end {
+                *end = fd.upgrade().map_or(End::None, End::Waiting);
+            }
+        }
+        for pump in ends.pumps.drain(..) {
+            pump.abort();
+        }
+    }
+
+    /// Which streams there are.
+    pub fn wanted(&self) -> Wanted {
+        let ends = self.lock();
+        let is_there = |end: &End| !matches!(end, End::None);
+        Wanted {
+            stdin: is_there(&ends.stdin),
+            stdout: is_there(&ends.stdout),
+            stderr: is_there(&ends.stderr),
         }
     }
 
@@ -156,20 +189,28 @@ impl Streams {
     pub fn pump(
         self: &Arc<Self>,
         stream: Stdio,
-        fd: AsyncFd<OwnedFd>,
+        fd: StreamEnd,
         connection: impl Connection + 'static,
     ) {
+        let streams = Arc::downgrade(self);
         let task = tokio::spawn(async move {
-            let result = match stream {
-                Stdio::Stdin => to_process(connection, fd).await,
-                Stdio::Stdout | Stdio::Stderr => to_host(fd, connection).await,
-            };
-            if let Err(error) = result {
+            let result = pump(stream, fd, connection).await;
+            if let Err((error, fd)) = result {
                 let error = Cause::from(error);
                 tracing::info!(?stream, %error, "stream ended early");
+                if let (Some(streams), Some(fd)) = (streams.upgrade(), fd) {
+                    streams.keep_if_held(stream, fd);
+                }
             }
         });
         self.lock().pumps.push(task.abort_handle());
+    }
+
+    fn keep_if_held(&self, stream: Stdio, fd: StreamEnd) {
+        let mut ends = self.lock();
+        if ends.is_held {
+            *ends.end(stream) = End::Waiting(fd);
+        }
     }
 
     /// Closes everything, bytes on their way included.
@@ -192,11 +233,21 @@ impl Drop for Streams {
     }
 }
 
+impl Ends {
+    fn end(&mut self, stream: Stdio) -> &mut End {
+        match stream {
+            Stdio::Stdin => &mut self.stdin,
+            Stdio::Stdout => &mut self.stdout,
+            Stdio::Stderr => &mut self.stderr,
+        }
+    }
+}
+
 impl End {
     fn waiting(fd: OwnedFd, interest: Interest) -> io::Result<Self> {
         // Neither a pipe nor a terminal has another flag that this could clear.
         fcntl_setfl(&fd, OFlags::NONBLOCK)?;
-        Ok(Self::Waiting(sys::watch(fd, interest)?))
+        Ok(Self::Waiting(Arc::new(sys::watch(fd, interest)?)))
     }
 }
 
@@ -205,8 +256,29 @@ fn null() -> io::Result<OwnedFd> {
     Ok(openat(CWD, "/dev/null", flags, Mode::empty())?)
 }
 
+/// Moves bytes until either side ends. A stream that is not at its end comes back with the error.
+async fn pump(
+    stream: Stdio,
+    fd: StreamEnd,
+    mut host: impl Connection,
+) -> Result<(), (io::Error, Option<StreamEnd>)> {
+    let moved = match stream {
+        Stdio::Stdin => to_process(&mut host, &fd).await,
+        Stdio::Stdout | Stdio::Stderr => to_host(&fd, &mut host).await,
+    };
+    if let Err(error) = moved {
+        return Err((error, Some(fd)));
+    }
+    // Frees the terminal or pipe before the wait.
+    drop(fd);
+    match stream {
+        Stdio::Stdin => Ok(()),
+        Stdio::Stdout | Stdio::Stderr => part(host).await.map_err(|error| (error, None)),
+    }
+}
+
 /// Until the host half-closes; a process that closed its input ends it too.
-async fn to_process(mut host: impl Connection, process: AsyncFd<OwnedFd>) -> io::Result<()> {
+async fn to_process(host: &mut impl Connection, process: &StreamEnd) -> io::Result<()> {
     let mut buffer = vec![0; FIRST_BUFFER];
     loop {
         let count = host.read(&mut buffer).await?;
@@ -231,9 +303,8 @@ fn make_room(buffer: &mut Vec<u8>, used: usize) {
     }
 }
 
-/// Until the last holder of the stream closes it. Then half-closes and waits for the host to close, so that
-/// nothing cuts off bytes that the host has not read yet.
-async fn to_host(process: AsyncFd<OwnedFd>, mut host: impl Connection) -> io::Result<()> {
+/// Until the last holder of the stream closes it.
+async fn to_host(process: &StreamEnd, host: &mut impl Connection) -> io::Result<()> {
     let mut buffer = vec![0; FIRST_BUFFER];
     loop {
         let count = process
@@ -244,14 +315,15 @@ async fn to_host(process: AsyncFd<OwnedFd>, mut host: impl Connection) -> io::Re
             })
             .await?;
         if count == 0 {
-            break;
+            return Ok(());
         }
         host.write_all(&buffer[..count]).await?;
         make_room(&mut buffer, count);
     }
-    // Frees the terminal or pipe before the wait.
-    drop(process);
-    drop(buffer);
+}
+
+/// Half-closes and waits for the host to close, so that nothing cuts off bytes that it has not read yet.
+async fn part(mut host: impl Connection) -> io::Result<()> {
     host.shutdown().await?;
     let mut nothing = [0; 64];
     while host.read(&mut nothing).await? > 0 {}
@@ -316,6 +388,40 @@ mod tests {
             streams.take(Stdio::Stdout),
             Err(AttachError::Taken)
         ));
+    }
+
+    #[tokio::test]
+    async fn a_held_stream_waits_for_another_connection() {
+        let (streams, [mut stdin, stdout, _]) = Streams::pipes(ALL).unwrap();
+        let streams = Arc::new(streams);
+        let mut hosts = Vec::new();
+        for stream in [Stdio::Stdin, Stdio::Stdout] {
+            let (host, agent) = UnixStream::pair().unwrap();
+            let end = streams.take(stream).unwrap();
+            streams.pump(stream, end, agent);
+            hosts.push(host);
+        }
+        streams.hold(true);
+        // One breaks, with bytes of which nobody will ever read; the other one is as it was.
+        write(&stdout, b"lost").unwrap();
+        drop(hosts.pop());
+        while streams.waiting() != ["stdout", "stderr"] {
+            tokio::task::yield_now().await;
+            write(&stdout, b".").unwrap();
+        }
+        streams.rewind();
+        assert_eq!(streams.waiting(), ["stdin", "stdout", "stderr"]);
+        streams.hold(false);
+        let (mut host, agent) = UnixStream::pair().unwrap();
+        let end = streams.take(Stdio::Stdin).unwrap();
+        streams.pump(Stdio::Stdin, end, agent);
+        host.write_all(b"again").await.unwrap();
+        let mut bytes = [0; 5];
+        let process = tokio::task::spawn_blocking(move || {
+            read(&mut stdin, &mut bytes).unwrap();
+            bytes
+        });
+        assert_eq!(&process.await.unwrap(), b"again");
     }
 
     #[tokio::test]

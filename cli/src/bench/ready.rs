@@ -98,6 +98,7 @@ impl<'a> Maker<'a> {
             memory_mib: self.config.memory_mib,
             cgroup: None,
             egress: None,
+            from: None,
         }
     }
 }

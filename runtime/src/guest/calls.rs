@@ -4,9 +4,10 @@
 use std::path::Path;
 
 use cube_protocol::v1::agent::{
-    BlockRoot, ContainerRequest, CreateContainerRequest, CreateProcessRequest, Empty, HostFile,
-    NetworkRequest, ProcessRequest, ResizeTerminalRequest, SignalProcessRequest, StatsResponse,
-    UpdateContainerRequest, UpdateFileRequest, WaitProcessResponse,
+    AdoptContainerRequest, AdoptContainerResponse, BlockRoot, ContainerRequest,
+    CreateContainerRequest, CreateProcessRequest, Empty, HostFile, NetworkRequest, ProcessRequest,
+    ResizeTerminalRequest, SignalProcessRequest, StatsResponse, UpdateContainerRequest,
+    UpdateFileRequest, WaitProcessResponse,
 };
 use protobuf::MessageField;
 
@@ -277,6 +278,47 @@ impl Guest {
         )
         .await?;
         Ok(())
+    }
+
+    /// Has file systems written back and every process stopped, for the machine to be saved.
+    pub(crate) async fn quiesce(&self) -> Result<(), GuestError> {
+        self.call(
+            "bring its processes to a stand",
+            Some(SETUP_TIMEOUT),
+            |client, context| async move { client.quiesce(context, &Empty::new()).await },
+        )
+        .await?;
+        Ok(())
+    }
+
+    /// Lets the processes go on. Only of a guest that was claimed since.
+    pub(crate) async fn thaw(&self) -> Result<(), GuestError> {
+        self.call(
+            "let its processes go on",
+            Some(SETUP_TIMEOUT),
+            |client, context| async move { client.thaw(context, &Empty::new()).await },
+        )
+        .await?;
+        Ok(())
+    }
+
+    /// Takes over a container of a guest that was restored, under a new name.
+    pub(crate) async fn adopt_container(
+        &self,
+        id: &str,
+        new_id: &str,
+    ) -> Result<AdoptContainerResponse, GuestError> {
+        let request = AdoptContainerRequest {
+            container_id: id.into(),
+            new_container_id: new_id.into(),
+            ..Default::default()
+        };
+        self.call(
+            "hand over the container that it was saved with",
+            Some(CALL_TIMEOUT),
+            |client, context| async move { client.adopt_container(context, &request).await },
+        )
+        .await
     }
 
     /// Asks the guest to write everything back and power itself off.

@@ -107,6 +107,35 @@ impl Unclaimed {
         self,
         hostname: &str,
     ) -> Result<(Guest, oneshot::Receiver<()>), ClaimError> {
+        self.guest.claim(hostname).await?;
+        Ok((self.guest, self.gone))
+    }
+
+    /// Checks the agent's protocol and hangs up. When this returns, the guest has hung up too, so that
+    /// neither the VMM nor the guest's kernel knows of a connection any more.
+    pub(crate) async fn greet_and_leave(self) -> Result<(), ClaimError> {
+        self.guest.greet().await?;
+        let Self {
+            guest,
+            gone,
+            stream,
+        } = self;
+        drop(guest);
+        // The client's reader sees the end of the stream when the guest has closed its side in answer
+        // to this, and drops the connection. A send or a close would not tell.
+        shutdown(&stream, Shutdown::Write).map_err(ClaimError::HangUp)?;
+        match timeout(HANG_UP_TIMEOUT, gone).await {
+            // The sender is dropped without a word: that is the signal.
+            Ok(_dropped) => Ok(()),
+            Err(_elapsed) => Err(ClaimError::HangUp(Errno::TIMEDOUT)),
+        }
+    }
+}
+
+impl Guest {
+    /// Checks the agent's protocol, then gives the guest its own name, time and randomness. Returns when it has said
+    /// that it has them.
+    pub(crate) async fn claim(&self, hostname: &str) -> Result<(), ClaimError> {
         let greeted = self.greet().await?;
         let random = random_bytes().map_err(ClaimError::Entropy)?;
         let (entropy, machine_id) = random.split_at(ENTROPY_BYTES);
@@ -126,35 +155,14 @@ impl Unclaimed {
             .ok()
             .and_then(|now| u64::try_from(now.as_nanos()).ok())
             .ok_or(ClaimError::Clock)?;
-        self.guest
-            .call(
-                "take its identity",
-                Some(CALL_TIMEOUT),
-                |client, context| async move { client.claim(context, &request).await },
-            )
-            .await
-            .map_err(ClaimError::Call)?;
-        Ok((self.guest, self.gone))
-    }
-
-    /// Checks the agent's protocol and hangs up. When this returns, the guest has hung up too, so that
-    /// neither the VMM nor the guest's kernel knows of a connection any more.
-    pub(crate) async fn greet_and_leave(self) -> Result<(), ClaimError> {
-        self.greet().await?;
-        let Self {
-            guest,
-            gone,
-            stream,
-        } = self;
-        drop(guest);
-        // The client's reader sees the end of the stream when the guest has closed its side in answer
-        // to this, and drops the connection. A send or a close would not tell.
-        shutdown(&stream, Shutdown::Write).map_err(ClaimError::HangUp)?;
-        match timeout(HANG_UP_TIMEOUT, gone).await {
-            // The sender is dropped without a word: that is the signal.
-            Ok(_dropped) => Ok(()),
-            Err(_elapsed) => Err(ClaimError::HangUp(Errno::TIMEDOUT)),
-        }
+        self.call(
+            "take its identity",
+            Some(CALL_TIMEOUT),
+            |client, context| async move { client.claim(context, &request).await },
+        )
+        .await
+        .map_err(ClaimError::Call)?;
+        Ok(())
     }
 
     /// Answers when the answer came.
@@ -164,7 +172,6 @@ impl Unclaimed {
             ..Default::default()
         };
         let answer = self
-            .guest
             .call("greet", Some(CALL_TIMEOUT), |client, context| async move {
                 client.greet(context, &request).await
             })

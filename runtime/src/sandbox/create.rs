@@ -8,6 +8,7 @@
 //! what to mend. Whatever goes wrong, [`Launched`] and [`Running`] undo what was done.
 
 mod error;
+mod restored;
 
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -21,6 +22,7 @@ use crate::error::chain;
 use crate::guest::{self, Guest};
 use crate::image::GuestImage;
 use crate::launch::{self, Launched, Running};
+use crate::snapshot::{ContainerRecord, Origin};
 use crate::spec::SandboxSpec;
 use crate::template::{
     self, BuildError, Found, Lease, Store, Template, Unavailable, Unfit, Wanted,
@@ -40,18 +42,45 @@ const END_AFTER_AGENT: Duration = Duration::from_secs(5);
 const RESTORES: usize = 2;
 
 /// Spawns a VMM, restores or boots the guest and claims it.
-pub(super) async fn create(
-    config: &Config,
-    spec: &SandboxSpec,
-) -> Result<(Running, Guest), CreateError> {
+pub(super) async fn create(config: &Config, spec: &SandboxSpec) -> Result<Created, CreateError> {
     trace::enable(config.trace);
     let _whole = trace::stage("create");
+    match &spec.from {
+        Some(from) => restored::create(config, spec, from).await,
+        None => fresh(config, spec).await,
+    }
+}
+
+/// A guest that is ours, and where it comes from.
+pub(super) struct Created {
+    pub(super) machine: Running,
+    pub(super) guest: Guest,
+    /// The memory file that it was restored from; none: it was booted.
+    pub(super) origin: Option<Origin>,
+    /// The container that is in it already.
+    pub(super) container: Option<ContainerRecord>,
+}
+
+/// A guest with nothing in it.
+async fn fresh(config: &Config, spec: &SandboxSpec) -> Result<Created, CreateError> {
     let restores = if config.cold { 0 } else { RESTORES };
     for restore in 1..=restores {
         // Both are waited for: whoever hears that one failed finds nothing of the other.
         let (launched, look) = tokio::join!(launch(config, spec), look(config, spec));
         match warm(config, spec, launched?, look?).await? {
-            Warm::Claimed(machine, guest) => return Ok((*machine, guest)),
+            Warm::Claimed(machine, guest) => {
+                let template = machine.footprint.template.as_ref();
+                let origin = template.map(|lease| Origin::Template {
+                    name: lease.name(),
+                    memory: lease.memory_path(),
+                });
+                return Ok(Created {
+                    machine: *machine,
+                    guest,
+                    origin,
+                    container: None,
+                });
+            }
             Warm::NoTemplate => break,
             Warm::Refused { lease, unfit } if restore < RESTORES => {
                 condemn(config, lease, unfit).await?;
@@ -61,7 +90,13 @@ pub(super) async fn create(
             }
         }
     }
-    cold(config, spec).await
+    let (machine, guest) = cold(config, spec).await?;
+    Ok(Created {
+        machine,
+        guest,
+        origin: None,
+        container: None,
+    })
 }
 
 /// What was found out while the VMM was being spawned.

@@ -30,6 +30,7 @@ use crate::ports::{self, PortError};
 use crate::process::{Command, Process, SpawnError};
 use crate::reap::ReapError;
 use crate::slots::Slots;
+use crate::snapshot::{ContainerRecord, Origin, SnapshotError, SnapshotName, Snapshots, Source};
 use crate::spec::SandboxSpec;
 use crate::trace;
 use crate::vmm::Vmm;
@@ -56,6 +57,12 @@ struct Inner {
     network: Arc<Network>,
     /// By name; `None` while one is being made.
     containers: Mutex<HashMap<String, Option<Arc<Container>>>>,
+    /// The container that a restored machine was saved with, until it is taken over.
+    adoptable: Mutex<Option<ContainerRecord>>,
+    origin: Option<Origin>,
+    /// Held by whoever saves the sandbox.
+    saving: tokio::sync::Mutex<()>,
+    spec: SandboxSpec,
     /// Taken by whoever destroys the sandbox.
     footprint: tokio::sync::Mutex<Option<Footprint>>,
 }
@@ -64,13 +71,14 @@ impl Sandbox {
     /// Spawns a VMM, restores the guest from its template (or boots it) and claims it. On failure nothing
     /// is left behind but the template, which is the next one's too.
     pub async fn create(config: &Config, spec: SandboxSpec) -> Result<Self, CreateError> {
-        let (machine, guest) = create::create(config, &spec).await?;
+        let created = create::create(config, &spec).await?;
+        let guest = created.guest;
         let Running {
             vmm,
             footprint,
             record,
-        } = machine;
-        let egress = Egress::new(&config.egress, spec.egress);
+        } = created.machine;
+        let egress = Egress::new(&config.egress, spec.egress.clone());
         let servers = egress.has_policy().then(|| Servers::new(&config.egress));
         let network = Network::new(vmm.clone(), guest.clone(), record, egress, servers);
         Ok(Self {
@@ -80,6 +88,10 @@ impl Sandbox {
                 network: Arc::new(network),
                 slots: Slots::default(),
                 containers: Mutex::default(),
+                adoptable: Mutex::new(created.container),
+                origin: created.origin,
+                saving: tokio::sync::Mutex::default(),
+                spec,
                 footprint: tokio::sync::Mutex::new(Some(footprint)),
             }),
         })
@@ -90,12 +102,17 @@ impl Sandbox {
         self.inner.vmm.pid()
     }
 
-    /// Attaches the root file system, sets the container up in the guest and runs the create hooks.
+    /// Attaches the root file system, sets the container up in the guest and runs the create hooks. The first
+    /// one of a sandbox that starts from a snapshot is the one that it was saved with.
     pub async fn create_container(&self, spec: ContainerSpec) -> Result<(), ContainerError> {
         let inner = self.inner.clone();
         finish(async move {
             let name = Reservation::new(&inner, spec.id.clone())?;
-            let container = Container::create(inner.machine(), spec).await?;
+            let adoptable = inner.adoptable().take();
+            let container = match adoptable {
+                Some(saved) => Container::adopt(inner.machine(), spec, &saved).await?,
+                None => Container::create(inner.machine(), spec).await?,
+            };
             name.fill(container);
             Ok(())
         })
@@ -188,6 +205,18 @@ impl Sandbox {
         self.inner.vmm.end().wait().await
     }
 
+    /// Saves the sandbox with its container running; it goes on. Returns how long it stood.
+    pub async fn snapshot(
+        &self,
+        config: &Config,
+        name: &SnapshotName,
+    ) -> Result<Duration, SnapshotError> {
+        let (inner, snapshots, name) = (self.inner.clone(), Snapshots::of(config), name.clone());
+        finish(async move { inner.snapshot(&snapshots, &name).await })
+            .await
+            .unwrap_or(Err(SnapshotError::Abandoned))
+    }
+
     /// Ends the machine and removes everything of it from the host. Idempotent.
     pub async fn destroy(&self) -> Result<(), DestroyError> {
         let inner = self.inner.clone();
@@ -214,6 +243,45 @@ impl Inner {
             slots: &self.slots,
             servers: self.network.servers(),
         }
+    }
+
+    async fn snapshot(
+        &self,
+        snapshots: &Snapshots,
+        name: &SnapshotName,
+    ) -> Result<Duration, SnapshotError> {
+        let _alone = self.saving.lock().await;
+        let container = {
+            let containers = self.containers();
+            let all: Vec<_> = containers.values().flatten().cloned().collect();
+            match &all[..] {
+                [one] if containers.len() == 1 => one.clone(),
+                _ => {
+                    return Err(SnapshotError::Containers {
+                        containers: containers.len(),
+                    });
+                }
+            }
+        };
+        let (record, disk) = container.to_record().await?;
+        let source = Source {
+            vmm: &self.vmm,
+            guest: &self.guest,
+            hostname: &self.spec.hostname,
+            name: format!("{}/{}", self.spec.key.namespace, self.spec.key.id),
+            vcpus: self.spec.vcpus,
+            memory_mib: self.spec.memory_mib,
+            origin: self.origin.clone(),
+            container: record,
+            disk,
+        };
+        snapshots.save(name, source).await
+    }
+
+    fn adoptable(&self) -> std::sync::MutexGuard<'_, Option<ContainerRecord>> {
+        self.adoptable
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn containers(&self) -> std::sync::MutexGuard<'_, HashMap<String, Option<Arc<Container>>>> {

@@ -115,6 +115,7 @@ fn spec_of(config: &Config, wanted: &Wanted) -> SandboxSpec {
         memory_mib,
         cgroup: None,
         egress: None,
+        from: None,
     }
 }
 

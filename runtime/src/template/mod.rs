@@ -52,7 +52,7 @@ pub use store::{Store, StoreError, Unavailable};
 pub use wanted::WantedError;
 
 pub(crate) use build::make;
-pub(crate) use open::{Found, Lease, Template, TemplateFiles};
+pub(crate) use open::{Found, Lease, SavedDisk, Template, TemplateFiles};
 pub(crate) use wanted::Wanted;
 
 /// Names of the files of a template.

@@ -71,6 +71,11 @@ impl Lease {
         name.display().to_string()
     }
 
+    /// Its memory, which nobody writes to.
+    pub(crate) fn memory_path(&self) -> PathBuf {
+        self.0.path.join(MEMORY)
+    }
+
     pub(super) fn directory(&self) -> &Directory {
         &self.0
     }

@@ -238,6 +238,13 @@ impl Machine for FakeMachine {
         }
     }
 
+    async fn snapshot(&self, _: &Config, name: &SnapshotName) -> Result<Duration, SnapshotError> {
+        match self.called("snapshot", name.as_str()).await {
+            Some(_) => Err(SnapshotError::Abandoned),
+            None => Ok(Duration::ZERO),
+        }
+    }
+
     async fn stats(&self, container: &str) -> Result<Stats, GuestError> {
         answer(self.called("stats", container).await, "tell its figures")?;
         Ok(self.state().stats.clone())

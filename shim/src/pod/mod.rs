@@ -49,7 +49,7 @@ pub struct Pod {
 #[derive(Clone)]
 enum Phase {
     Absent,
-    Created(SandboxSpec),
+    Created(Box<SandboxSpec>),
     Ready { pid: u32, since: SystemTime },
     Stopped(Stopped),
 }
@@ -88,7 +88,7 @@ impl Pod {
         }
         let spec = spec(key, netns, wishes, self.shim.config())?;
         self.turn(id, "absent", |phase| match phase {
-            Phase::Absent => Some(Phase::Created(spec)),
+            Phase::Absent => Some(Phase::Created(Box::new(spec))),
             _ => None,
         })?;
         self.shim.hold(true);
@@ -102,7 +102,7 @@ impl Pod {
             Phase::Created(spec) => spec.clone(),
             phase => return Err(wrong(id, phase, "created")),
         };
-        let (machine, _) = self.shim.machine(|| Ok(spec)).await?;
+        let (machine, _) = self.shim.machine(|| Ok(*spec)).await?;
         let (pid, since) = (machine.pid(), SystemTime::now());
         self.phase.send_replace(Phase::Ready { pid, since });
         tokio::spawn(watch_over(self.clone(), machine));
@@ -206,6 +206,7 @@ fn spec(
     config: &Config,
 ) -> Result<SandboxSpec, SpecError> {
     Ok(SandboxSpec {
+        from: None,
         egress: cube_runtime::spec::egress(&wishes.annotations)?
             .or_else(|| config.egress.policy.clone()),
         hostname: match wishes.hostname.is_empty() {

@@ -67,16 +67,24 @@ impl Shim {
         Ok(container.advance(|ledger| ledger.resumed())?)
     }
 
-    /// Changes a task's limits, and what its sandbox may send to if an annotation says so.
+    /// Changes a task's limits. Annotations, of which clients of containerd have no other use here, change
+    /// what its sandbox may send to, and have it saved.
     pub async fn do_update(&self, request: UpdateTaskRequest) -> Result<(), TaskError> {
         let container = self.container(&request.id)?;
         let egress = cube_runtime::spec::egress(&request.annotations)?;
+        let snapshot = cube_runtime::spec::snapshot(&request.annotations)?;
         let resources = request.resources.into_option().unwrap_or_default().value;
+        let is_all = resources.is_empty() && (egress.is_some() || snapshot.is_some());
         if let Some(policy) = egress {
             container.machine.set_egress(policy).await?;
-            if resources.is_empty() {
-                return Ok(());
-            }
+        }
+        if let Some(name) = snapshot {
+            let stood = container.machine.snapshot(self.config(), &name).await?;
+            let (id, stood_ms) = (&container.id, stood.as_millis());
+            tracing::info!(id, snapshot = %name, stood_ms, "saved");
+        }
+        if is_all {
+            return Ok(());
         }
         check_json("resources", &resources)?;
         Ok(container.machine.update(&request.id, resources).await?)

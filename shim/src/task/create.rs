@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use containerd_shim_protos::api::{CreateTaskRequest, Mount};
 use containerd_shim_protos::events::task::TaskIO;
-use cube_runtime::{Command, ContainerError, ContainerSpec, OciSpec, RootfsMount, SandboxSpec};
+use cube_runtime::{
+    Command, ContainerError, ContainerSpec, OciSpec, RootfsMount, SandboxSpec, StartFrom,
+};
 
 use super::{Container, Shim};
 use crate::bundle;
@@ -21,7 +23,8 @@ impl Shim {
     /// where it runs. What fails is undone. Returns the pid.
     pub async fn do_create(&self, request: CreateTaskRequest) -> Result<u32, TaskError> {
         if !request.checkpoint.is_empty() {
-            let what = "restoring a task from a checkpoint";
+            let what =
+                "restoring a task from a checkpoint (but from a snapshot: see `cube snapshot`)";
             return Err(TaskError::Unsupported { what });
         }
         let reservation = self.reserve(&request.id)?;
@@ -49,7 +52,16 @@ impl Shim {
         // Before the machine: it is quick, and the likeliest part of a request to be wrong.
         let opened = stdio.open(self.owner(&request.id)).await?;
         let oci = spec.oci.read();
-        let wishes = || Ok(SandboxSpec::from_oci(self.key(), oci, self.config())?);
+        let wishes = || {
+            let mut wishes = SandboxSpec::from_oci(self.key(), oci, self.config())?;
+            let annotations = oci.annotations().iter().next();
+            let snapshot = annotations.map(cube_runtime::spec::snapshot).transpose()?;
+            wishes.from = snapshot.flatten().map(|snapshot| StartFrom {
+                snapshot,
+                rootfs: spec.rootfs.clone(),
+            });
+            Ok(wishes)
+        };
         let (machine, own) = self.machine(wishes).await?;
 
         match self

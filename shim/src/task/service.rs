@@ -131,7 +131,7 @@ impl Task for TaskService {
     }
 
     async fn checkpoint(&self, _: &TtrpcContext, _: CheckpointTaskRequest) -> ttrpc::Result<Empty> {
-        let what = "checkpointing a task";
+        let what = "checkpointing a task (but saving it: see `cube snapshot create`)";
         Err(TaskError::Unsupported { what }.into())
     }
 

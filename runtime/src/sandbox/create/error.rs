@@ -11,6 +11,8 @@ use crate::error::Kind;
 use crate::guest::ClaimError;
 use crate::image::ImageError;
 use crate::layout::{LayoutError, SandboxDir};
+use crate::rootfs::RootfsError;
+use crate::snapshot::SnapshotError;
 use crate::template::WantedError;
 use crate::vmm::VmmError;
 
@@ -64,6 +66,12 @@ pub enum CreateError {
         /// Why.
         source: Box<ClaimError>,
     },
+    /// The snapshot to start from.
+    #[error("the sandbox cannot start from its snapshot")]
+    Snapshot(#[source] SnapshotError),
+    /// The disk that is to get the snapshot's content.
+    #[error("the sandbox's disk cannot get the snapshot's content")]
+    SnapshotDisk(#[source] RootfsError),
     /// This program is shutting down.
     #[error("the sandbox was given up because this program is ending")]
     Abandoned,
@@ -124,6 +132,8 @@ impl CreateError {
             CreateError::Claim { source, .. } | CreateError::Unclaimed { source, .. } => {
                 source.kind()
             }
+            CreateError::Snapshot(source) => source.kind(),
+            CreateError::SnapshotDisk(source) => source.kind(),
             CreateError::Abandoned => Kind::Unavailable,
         }
     }

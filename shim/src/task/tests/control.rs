@@ -93,6 +93,20 @@ async fn limits_go_to_the_guest_as_they_came() {
 }
 
 #[tokio::test]
+async fn a_name_in_an_update_saves_the_sandbox() {
+    let fixture = Fixture::running("t1").await;
+    let request = |name: &str| UpdateTaskRequest {
+        id: "t1".into(),
+        annotations: [("io.cube.snapshot".to_owned(), name.to_owned())].into(),
+        ..Default::default()
+    };
+    fixture.shim.do_update(request("before")).await.unwrap();
+    assert_eq!(fixture.machine.calls().last().unwrap(), "snapshot before");
+    let refused = fixture.shim.do_update(request("../x")).await;
+    assert_eq!(code(refused), Code::INVALID_ARGUMENT);
+}
+
+#[tokio::test]
 async fn a_policy_in_an_update_goes_to_the_sandbox() {
     let fixture = Fixture::running("t1").await;
     let request = |policy: &str| UpdateTaskRequest {
