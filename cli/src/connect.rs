@@ -1,15 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `cube connect`: a TCP port of a sandbox on standard input and output, whether or not it has a network.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context, bail};
-use cube_runtime::layout::SandboxState;
+use anyhow::Context;
 use cube_runtime::{Config, Layout, ports};
 use tokio::io::{AsyncWriteExt, copy, stdin, stdout};
 
-use crate::output;
+use crate::{output, sandbox};
 
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
@@ -21,7 +19,7 @@ pub struct Arguments {
 
 pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let config = Config::load()?;
-    let dir = find(&Layout::new(config.run), &arguments.sandbox)?;
+    let dir = sandbox::find(&Layout::new(config.run), &arguments.sandbox)?.dir;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -29,25 +27,6 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     // A read of standard input cannot be given up: the thread in it is left behind.
     runtime.shutdown_background();
     Ok(ExitCode::SUCCESS)
-}
-
-/// The directory of a running sandbox.
-fn find(layout: &Layout, wanted: &str) -> anyhow::Result<PathBuf> {
-    let mut found = Vec::new();
-    for dir in layout.list()? {
-        let Some(state) = SandboxState::read(&dir)?.filter(|state| state.vmm.is_alive()) else {
-            continue;
-        };
-        let key = state.key;
-        if key.id == wanted || format!("{}/{}", key.namespace, key.id) == wanted {
-            found.push(dir);
-        }
-    }
-    match found.len() {
-        0 => bail!("no sandbox {wanted:?} runs here; see `cube ps`"),
-        1 => Ok(found.remove(0)),
-        _ => bail!("several sandboxes are named {wanted:?}; say NAMESPACE/ID"),
-    }
 }
 
 /// Until the sandbox has sent all: whoever asks first half-closes when standard input ends.
@@ -66,16 +45,4 @@ async fn join(dir: &std::path::Path, port: u16) -> anyhow::Result<()> {
     let result = copied.await;
     input.abort();
     output::unless_reader_left(result).context("the connection broke")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_sandbox_that_is_not_there_is_named() {
-        let dir = tempfile::tempdir().unwrap();
-        let error = find(&Layout::new(dir.path()), "web").unwrap_err();
-        assert!(error.to_string().contains("\"web\""), "{error}");
-    }
 }

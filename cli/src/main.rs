@@ -6,9 +6,12 @@ mod bench;
 mod connect;
 mod doctor;
 mod e2b;
+mod egress;
 mod output;
 mod ps;
 mod reap;
+mod sandbox;
+mod snapshot;
 mod template;
 mod trace;
 
@@ -34,10 +37,14 @@ enum Command {
     Doctor(doctor::Arguments),
     /// Serve E2B's SDKs, and look after their API keys
     E2b(e2b::Arguments),
+    /// Show or replace what a running sandbox may send to
+    Egress(egress::Arguments),
     /// List the sandboxes of this host
     Ps(ps::Arguments),
     /// Remove what sandboxes left behind whose owner died
     Reap(reap::Arguments),
+    /// Save running sandboxes, and look after what was saved
+    Snapshot(snapshot::Arguments),
     /// Show where the time of a start goes, from a log with stages
     Trace(trace::Arguments),
     /// Look after the booted guests that sandboxes are restored from
@@ -50,8 +57,10 @@ fn main() -> ExitCode {
         Command::Connect(arguments) => connect::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
         Command::E2b(arguments) => e2b::run(&arguments),
+        Command::Egress(arguments) => egress::run(&arguments),
         Command::Ps(arguments) => ps::run(&arguments),
         Command::Reap(arguments) => reap::run(&arguments),
+        Command::Snapshot(arguments) => snapshot::run(&arguments),
         Command::Trace(arguments) => trace::run(&arguments),
         Command::Template(arguments) => template::run(&arguments),
     };

@@ -37,3 +37,13 @@ pub fn unless_reader_left(result: io::Result<()>) -> io::Result<()> {
         other => other,
     }
 }
+
+/// Seconds in the unit that says enough.
+pub fn short_age(seconds: u64) -> String {
+    match seconds {
+        0..=119 => format!("{seconds}s"),
+        120..=7199 => format!("{}m", seconds / 60),
+        7200..=172_799 => format!("{}h", seconds / 3600),
+        _ => format!("{}d", seconds / 86_400),
+    }
+}

@@ -102,7 +102,7 @@ fn print(rows: &[Row]) -> io::Result<()> {
             or_dash(row.pid.map(|pid| pid.to_string())),
             or_dash(row.vcpus.map(|vcpus| vcpus.to_string())),
             or_dash(row.memory_mib.map(|mib| format!("{mib}M"))),
-            or_dash(row.age_s.map(short_age)),
+            or_dash(row.age_s.map(output::short_age)),
             short_egress(row.egress.as_ref()),
             or_dash(short_addresses(&row.addresses)),
         )?;
@@ -136,22 +136,13 @@ fn short_addresses(addresses: &[String]) -> Option<String> {
     (!line.is_empty()).then_some(line)
 }
 
-fn short_age(seconds: u64) -> String {
-    match seconds {
-        0..=119 => format!("{seconds}s"),
-        120..=7199 => format!("{}m", seconds / 60),
-        7200..=172_799 => format!("{}h", seconds / 3600),
-        _ => format!("{}d", seconds / 86_400),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn ages_have_one_unit() {
-        let check = |seconds, expect| assert_eq!(short_age(seconds), expect);
+        let check = |seconds, expect| assert_eq!(output::short_age(seconds), expect);
         check(0, "0s");
         check(119, "119s");
         check(120, "2m");

@@ -12,7 +12,7 @@ use super::wire::containerd::services::snapshots::v1::{
 use super::wire::containerd::services::tasks::v1::tasks_client::TasksClient;
 use super::wire::containerd::services::tasks::v1::{
     CreateTaskRequest, DeleteProcessRequest, DeleteTaskRequest, ExecProcessRequest, KillRequest,
-    StartRequest, WaitRequest,
+    StartRequest, UpdateTaskRequest, WaitRequest,
 };
 use super::wire::containerd::types::{Any, Mount};
 
@@ -75,6 +75,17 @@ impl Containerd {
         };
         let answer = TasksClient::new(self.service()).start(request).await;
         answer.map_err(failed("start", &process_name(id, exec_id)))?;
+        Ok(())
+    }
+
+    /// Tells the runtime of a running container what has changed, in an annotation that it knows.
+    pub async fn annotate(&self, id: &str, key: &str, value: &str) -> Result<(), ContainerdError> {
+        let request = UpdateTaskRequest {
+            container_id: id.into(),
+            annotations: [(key.to_owned(), value.to_owned())].into(),
+        };
+        let answer = TasksClient::new(self.service()).update(request).await;
+        answer.map_err(failed("update", id))?;
         Ok(())
     }
 
