@@ -93,7 +93,7 @@ impl Default for Config {
             image: "/var/lib/cube/image".into(),
             run: "/run/cube".into(),
             templates: "/var/lib/cube/templates".into(),
-            snapshots: "/var/lib/cube/snapshotter/store/snapshots-of-sandboxes".into(),
+            snapshots: "/var/lib/cube/snapshotter/store/sandboxes".into(),
             templates_max_days: 14,
             // Some hundred of a usual size.
             templates_max_mib: 16 << 10,

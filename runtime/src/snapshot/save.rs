@@ -19,7 +19,7 @@ use cube_vmm::fingerprint::of_host;
 use super::record::{ContainerRecord, FORMAT};
 use super::store::Scratch;
 use super::{
-    DISK, MEMORY, STATE, SnapshotError, SnapshotName, SnapshotRecord, Snapshots, clone, clone_over,
+    DISK, MEMORY, STATE, SnapshotError, SnapshotName, SnapshotRecord, Snapshots, clone_over,
 };
 use crate::guest::Guest;
 use crate::trace;
@@ -123,8 +123,7 @@ impl Snapshots {
             let memory = match origin {
                 None => scratch.create(MEMORY)?,
                 Some(Origin::Template { name, memory }) => {
-                    let base = snapshots.base(&name, &memory)?;
-                    clone::clone_new(&base, &path)?
+                    snapshots.clone_template(&name, &memory, &path)?
                 }
                 Some(Origin::Snapshot { memory, .. }) => {
                     let file = scratch.create(MEMORY)?;

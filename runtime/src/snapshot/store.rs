@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use cube_protocol::PROTOCOL_VERSION;
 use cube_vmm::fingerprint::of_host;
-use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::fs::{CWD, FlockOperation, RenameFlags, flock, renameat_with};
 use rustix::io::Errno;
 
 use super::record::FORMAT;
@@ -98,7 +98,38 @@ impl Snapshots {
             path: snapshot.dir,
             source,
         })?;
-        remove_dir(&gone)
+        remove_dir(&gone)?;
+        self.remove_bases()
+    }
+
+    /// The last snapshot takes the copies of templates along.
+    fn remove_bases(&self) -> Result<(), SnapshotError> {
+        let _alone = self.lock()?;
+        if !self.list()?.is_empty() {
+            return Ok(());
+        }
+        let failed = |path: &Path| {
+            let path = path.to_path_buf();
+            move |source| SnapshotError::File { path, source }
+        };
+        for entry in fs::read_dir(&self.dir).map_err(failed(&self.dir))? {
+            let entry = entry.map_err(failed(&self.dir))?;
+            if entry.file_name().as_encoded_bytes().starts_with(b".base.") {
+                fs::remove_file(entry.path()).map_err(failed(&entry.path()))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Keeps others from making or removing copies of templates for as long as the result lives.
+    fn lock(&self) -> Result<File, SnapshotError> {
+        let failed = |source| SnapshotError::File {
+            path: self.dir.clone(),
+            source,
+        };
+        let dir = File::open(&self.dir).map_err(failed)?;
+        flock(&dir, FlockOperation::LockExclusive).map_err(|errno| failed(errno.into()))?;
+        Ok(dir)
     }
 
     /// A directory to make one in.
@@ -129,9 +160,20 @@ impl Snapshots {
         })
     }
 
+    /// A clone of a template's memory at `path`.
+    pub(super) fn clone_template(
+        &self,
+        template: &str,
+        memory: &Path,
+        path: &Path,
+    ) -> Result<File, SnapshotError> {
+        let _alone = self.lock()?;
+        clone::clone_new(&self.base(template, memory)?, path)
+    }
+
     /// The memory of a template on the file system of the snapshots, for them to be clones of. Made once, by
-    /// whoever needs it first, if the template is on another one.
-    pub(super) fn base(&self, template: &str, memory: &Path) -> Result<PathBuf, SnapshotError> {
+    /// whoever needs it first.
+    fn base(&self, template: &str, memory: &Path) -> Result<PathBuf, SnapshotError> {
         let base = self.dir.join(format!(".base.{template}.bin"));
         if base.exists() {
             return Ok(base);
@@ -379,5 +421,12 @@ mod tests {
         assert!(meta.blocks() * 512 <= 1 << 20, "{}", meta.blocks());
         fs::remove_file(&memory).unwrap();
         assert_eq!(snapshots.base("t", &memory).unwrap(), base);
+        // The last snapshot takes it along.
+        publish(&snapshots, "a", 1).unwrap();
+        publish(&snapshots, "b", 1).unwrap();
+        snapshots.remove(&name("a")).unwrap();
+        assert!(base.exists());
+        snapshots.remove(&name("b")).unwrap();
+        assert!(!base.exists());
     }
 }

@@ -95,10 +95,18 @@ impl Bed {
         bed.set(&Settings::default());
         if runtime.snapshotter() == "cube" {
             bed.start_snapshotter();
+            let dir = bed.snapshots();
+            fs::create_dir(&dir)
+                .unwrap_or_else(|error| panic!("cannot make {}: {error}", dir.display()));
         }
         bed.start_containerd();
         bed.import("busybox", runtime.snapshotter());
         bed
+    }
+
+    /// Where snapshots of sandboxes are: on the file system of the disks.
+    fn snapshots(&self) -> PathBuf {
+        self.state.join("snapshotter/store/sandboxes")
     }
 
     /// A container name that was not used before.
@@ -125,8 +133,9 @@ impl Bed {
         self.write(
             "config.toml",
             &format!(
-                "image = \"{image}\"\nrun = \"{run}\"\ntemplates = \"{TEMPLATES}\"\nboot_timeout_s = {boot}\n{more}\n",
+                "image = \"{image}\"\nrun = \"{run}\"\ntemplates = \"{TEMPLATES}\"\nsnapshots = \"{snapshots}\"\nboot_timeout_s = {boot}\n{more}\n",
                 run = run.display(),
+                snapshots = self.snapshots().display(),
                 boot = settings.boot_timeout.as_secs(),
                 more = settings.more
             ),

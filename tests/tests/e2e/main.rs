@@ -23,6 +23,7 @@ mod names;
 mod network;
 mod processes;
 mod readme;
+mod snapshots;
 mod streams;
 
 use std::process::ExitCode;
@@ -50,6 +51,7 @@ fn main() -> ExitCode {
         ("egress", egress::CASES),
         ("names", names::CASES),
         ("e2b", e2b::CASES),
+        ("snapshots", snapshots::CASES),
         ("bench", bench::CASES),
     ])
 }

@@ -77,7 +77,7 @@ fn plugged(bed: &mut Bed) {
 
 /// Ends and removes a container: whoever kills one with `ctr` unplugs it too.
 #[track_caller]
-fn end(bed: &Bed, cni: &Cni, id: &str) {
+pub fn end(bed: &Bed, cni: &Cni, id: &str) {
     let kill = bed.ctr(&["task", "kill", "-s", "SIGKILL", id]);
     cni.client(bed, &kill).run().succeeded();
     bed.await_state(id, "STOPPED");
