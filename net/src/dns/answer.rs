@@ -4,7 +4,8 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use domain::base::{Message, Rtype};
+use domain::base::Message;
+use domain::base::iana::{Class, Rcode, Rtype};
 use domain::rdata::{A, Aaaa};
 
 /// Most addresses that one answer lets through; those behind them stay out of reach.
@@ -44,6 +45,14 @@ impl Answer {
         self.message.header().tc()
     }
 
+    /// The server could not find out, or would not: another one may.
+    pub fn is_failure(&self) -> bool {
+        matches!(
+            self.message.header().rcode(),
+            Rcode::SERVFAIL | Rcode::NOTIMP | Rcode::REFUSED
+        )
+    }
+
     /// The addresses of the name that was asked for, or of the name that it is another one for (RFC 1034, section
     /// 3.6.2). Records about other names say nothing.
     pub fn named(&self) -> Named {
@@ -56,7 +65,7 @@ impl Answer {
             return named;
         };
         for record in answers.flatten() {
-            if record.owner() != name || record.class() != domain::base::iana::Class::IN {
+            if record.owner() != name || record.class() != Class::IN {
                 continue;
             }
             let ip: Option<IpAddr> = match record.rtype() {

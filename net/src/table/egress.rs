@@ -38,7 +38,7 @@ pub(super) fn chains(change: &mut Change, rules: Rules<'_>) {
         change.set(&named, family.length(), Lifetime::Timed(MOST_NAMED));
         change.clear(&named);
         if rules.policy.names().next().is_some() {
-            change.rule(&judge, |rule| rule.is_in(&[family.target], &named).back());
+            learned::connections(change, &judge, family, &named);
         }
         for denied in &rules.policy.deny {
             destination(change, &judge, family, denied, Verdict::Deny);

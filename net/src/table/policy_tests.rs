@@ -168,6 +168,36 @@ fn names_are_reached_for_their_lifetime() {
 }
 
 #[test]
+fn connections_to_a_name_outlive_its_lifetime_but_not_the_policy() {
+    let named = r#"{"default":"deny","allow":["example.org"]}"#;
+    let Some(bench) = under(named) else { return };
+    let addresses = OUTSIDE.map(|ip| ip.parse::<IpAddr>().unwrap());
+    let admitted = || admit(&addresses, Duration::from_millis(1000)).unwrap();
+    bench.middle.run(admitted).unwrap();
+    let open = |address| connect(&bench.guest, &bench.outside, address, 0).unwrap();
+    let mut held = OUTSIDE.map(open);
+    assert!(held.iter_mut().all(|connection| connection.echo()));
+    thread::sleep(Duration::from_millis(2500));
+    assert!(held.iter_mut().all(|connection| connection.echo()));
+    assert!(!talk(&bench.guest, &bench.outside, OUTSIDE[0]), "a new one");
+    change(&bench, named, &[]);
+    assert!(!held.iter_mut().any(|connection| connection.echo()));
+}
+
+#[test]
+fn a_name_does_not_open_what_is_never_allowed() {
+    let named = r#"{"default":"deny","allow":["example.org"]}"#;
+    let Some(bench) = under(named) else { return };
+    change(&bench, named, &OUTSIDE);
+    let addresses = OUTSIDE.map(|ip| ip.parse::<IpAddr>().unwrap());
+    let admitted = || admit(&addresses, Duration::from_secs(60)).unwrap();
+    bench.middle.run(admitted).unwrap();
+    for outside in OUTSIDE {
+        assert!(!talk(&bench.guest, &bench.outside, outside));
+    }
+}
+
+#[test]
 fn addresses_of_names_are_so_many_and_no_more() {
     let Some(bench) = under(r#"{"default":"deny","allow":["example.org"]}"#) else {
         return;
@@ -181,7 +211,7 @@ fn addresses_of_names_are_so_many_and_no_more() {
         let admitted = || admit(some, Duration::from_secs(600));
         bench.middle.run(admitted).unwrap()
     };
-    for some in all.chunks(4096) {
+    for some in all.chunks(1000) {
         put(some).unwrap();
     }
     put(&all[..64]).unwrap();

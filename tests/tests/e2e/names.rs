@@ -11,6 +11,7 @@ use cube_tests::name_server::NameServer;
 use cube_tests::suite::{Case, case};
 
 use crate::MAIN;
+use crate::network::end;
 
 pub const CASES: &[Case] = &[
     case("names_that_are_allowed_are_reached_and_no_others", names)
@@ -66,7 +67,7 @@ fn names(bed: &mut Bed) {
         let told = bed.exec(&id, &direct).run().succeeded().out();
         assert!(told.contains(&ip.to_string()), "{told}");
         assert_eq!(tries(bed, &cni, ip), EXPECT);
-        bed.kill_and_delete(&id);
+        end(bed, &cni, &id);
     });
 }
 
@@ -91,6 +92,7 @@ fn tries(bed: &mut Bed, cni: &Cni, ip: Ipv4Addr) -> String {
     let flags = [
         "--rm",
         "--cni",
+        "--read-only",
         "--annotation",
         policy,
         "--env",

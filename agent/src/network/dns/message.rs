@@ -17,6 +17,11 @@ pub(super) fn id(message: &[u8]) -> Option<u16> {
         .map(|message| message.header().id())
 }
 
+/// Whether somebody may wait for an answer. Who answers an answer may talk to himself for ever.
+pub(super) fn is_question(message: &[u8]) -> bool {
+    Message::from_slice(message).is_ok_and(|message| !message.header().qr())
+}
+
 /// Replaces it, in what has a header.
 pub(super) fn set_id(message: &mut [u8], id: u16) {
     if let Some(place) = message.first_chunk_mut() {
@@ -46,10 +51,6 @@ pub(super) fn truncated(answer: &[u8]) -> Option<Vec<u8>> {
 /// The answer that there is none (SERVFAIL).
 pub(super) fn failure(question: &[u8]) -> Option<Vec<u8>> {
     let question = Message::from_slice(question).ok()?;
-    // Who answers an answer may talk to himself for ever.
-    if question.header().qr() {
-        return None;
-    }
     let builder = MessageBuilder::new_vec().start_answer(question, Rcode::SERVFAIL);
     Some(builder.ok()?.finish())
 }
@@ -112,14 +113,15 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_failure_answers_questions_alone() {
+    fn a_failure_echoes_its_question() {
         let asked = question(7, Some(1232));
         let failed = failure(&asked).unwrap();
         let failed = Message::from_slice(&failed).unwrap();
         assert!(failed.is_answer(Message::from_slice(&asked).unwrap()));
         assert_eq!(failed.header().rcode(), Rcode::SERVFAIL);
-        assert_eq!(failure(&answer(&asked, 0)), None);
         assert_eq!(failure(b"short"), None);
+        assert!(is_question(&asked) && !is_question(failed.as_slice()));
+        assert!(!is_question(b"short"));
     }
 
     proptest! {

@@ -114,7 +114,7 @@ impl Relay {
 
 impl State {
     fn ask(&mut self, client: Client, question: Vec<u8>, now: Instant) {
-        if question.len() > MAX_DNS_QUESTION || message::id(&question).is_none() {
+        if question.len() > MAX_DNS_QUESTION || !message::is_question(&question) {
             return;
         }
         let Some(questions) = self.host.questions.clone() else {

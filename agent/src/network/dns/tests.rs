@@ -178,6 +178,7 @@ async fn what_is_no_question_goes_nowhere() {
     let mut host = bench.host().await;
     let client = bench.client().await;
     client.send(b"short").await.unwrap();
+    client.send(&answer(&question(6, None), 1)).await.unwrap();
     client.send(&vec![0; MAX_DNS_QUESTION + 1]).await.unwrap();
     let mut stream = TcpStream::connect(bench.tcp).await.unwrap();
     stream

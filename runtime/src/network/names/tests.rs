@@ -212,6 +212,16 @@ async fn the_next_server_is_asked_and_then_nobody() {
     let good = server(|asked| vec![answer(asked)]).await;
     let mut one = guest(&book, &[silent, good]);
     assert_eq!(rcode(&one.told(7, "a.test").await), 0);
+    let failing = server(|asked| {
+        let mut failed = asked.to_vec();
+        (failed[2], failed[3]) = (0x81, 0x82);
+        vec![failed]
+    });
+    let failing = failing.await;
+    let mut next = guest(&book, &[failing, good]);
+    assert_eq!(rcode(&next.told(7, "a.test").await), 0);
+    let mut passed_on = guest(&book, &[failing]);
+    assert_eq!(rcode(&passed_on.told(7, "a.test").await), FAILED);
     let mut two = guest(&book, &[silent]);
     assert_eq!(rcode(&two.told(7, "a.test").await), FAILED);
     let mut three = guest(&book, &[]);

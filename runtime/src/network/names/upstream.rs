@@ -48,22 +48,23 @@ pub(super) enum UpstreamError {
     },
 }
 
-/// Asks one server after the other, until one answers.
+/// Asks one server after the other, until one knows. What the last one says is passed on as it is.
 pub(super) async fn ask(
     servers: &[SocketAddr],
     question: &Question,
 ) -> Result<Answer, UpstreamError> {
-    let mut failed = UpstreamError::None;
+    let mut last = Err(UpstreamError::None);
     for &server in servers.iter().cycle().take(TRIES) {
         let asked = question.to_ask(random()?);
         let tried = timeout(TRY, ask_one(server, &asked)).await;
-        failed = match tried {
-            Ok(Ok(answer)) => return Ok(answer),
-            Ok(Err(source)) => UpstreamError::Ask { server, source },
-            Err(_) => UpstreamError::Silent { server },
+        last = match tried {
+            Ok(Ok(answer)) if !answer.is_failure() => return Ok(answer),
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(source)) => Err(UpstreamError::Ask { server, source }),
+            Err(_) => Err(UpstreamError::Silent { server }),
         };
     }
-    Err(failed)
+    last
 }
 
 async fn ask_one(server: SocketAddr, asked: &[u8]) -> io::Result<Answer> {
