@@ -128,7 +128,7 @@ pub enum ApiError {
         source: ContainerdError,
     },
     /// The sandbox's agent did not do its part.
-    #[error("the sandbox {id:?} does not answer")]
+    #[error("sandbox {id:?} did not do its part")]
     Unanswered {
         /// Its name.
         id: String,

@@ -5,14 +5,16 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cube_containerd::{ContainerRecord, Containerd, ContainerdError, Extension, Image};
-use cube_runtime::PlaneError;
-use cube_runtime::plane::Plane;
+use cube_containerd::{
+    ContainerRecord, Containerd, ContainerdError, Extension, Image, ImageConfig,
+};
 
 use super::record::Size;
+use super::start::{self, StartError};
 use super::{EXTENSION, NewSandbox, Sandbox, SandboxId, SandboxRecord, Sandboxes, spec};
 use crate::error::ApiError;
 use crate::moment::Moment;
+use crate::template::TemplateConfig;
 
 /// Who processes belong to unless a client says otherwise.
 const USER: &str = "user";
@@ -56,7 +58,7 @@ pub async fn give_birth(
     containerd.create_task(id, rootfs).await?;
     containerd.start(id, "").await?;
 
-    let size = settle_in(sandbox)
+    let size = settle_in(sandbox, &wanted.template, image.config())
         .await
         .map_err(|source| ApiError::Unanswered {
             id: id.into(),
@@ -81,9 +83,14 @@ pub fn own_environment(id: &SandboxId, record: &SandboxRecord) -> BTreeMap<Strin
     .into()
 }
 
-async fn settle_in(sandbox: &Sandbox) -> Result<Size, PlaneError> {
-    let plane: &Plane = sandbox.plane().await?;
+async fn settle_in(
+    sandbox: &Arc<Sandbox>,
+    template: &TemplateConfig,
+    image: &ImageConfig,
+) -> Result<Size, StartError> {
+    let plane = sandbox.plane().await?;
     plane.ensure_user(USER).await?;
+    start::start(sandbox, plane, template, image).await?;
     let metrics = plane.metrics().await?;
     Ok(Size {
         cpu_count: metrics.cpu_count,

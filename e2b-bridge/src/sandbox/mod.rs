@@ -18,6 +18,7 @@ mod record;
 mod recover;
 mod registry;
 mod spec;
+mod start;
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The OCI spec of a sandbox's container.
 //!
-//! Its first process is a holder, which waits and reaps orphans: what users start are processes beside it, so
-//! that any image will do. The border is the machine around the container; in it, root may do what root may.
+//! It is held: its first process executes nothing. What users start are jobs beside that, so that any image
+//! will do. The border is the machine around the container; in it, root may do what root may.
 
 use std::collections::BTreeMap;
 

@@ -1,0 +1,20 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The code interpreter, by its own SDK: a cell, what it leaves, an error, another language."""
+
+from e2b_code_interpreter import Sandbox
+
+sandbox = Sandbox.create(timeout=900)
+try:
+    first = sandbox.run_code("import math\nprint('printed')\nx = math.factorial(5)\nx")
+    assert first.text == "120", first
+    assert first.logs.stdout == ["printed\n"], first.logs
+    assert sandbox.run_code("x + 1").text == "121"
+    failed = sandbox.run_code("1 / 0")
+    assert failed.error.name == "ZeroDivisionError", failed
+    assert sandbox.run_code("echo from bash", language="bash").logs.stdout[0].startswith("from bash")
+    sandbox.files.write("/home/user/data.csv", "a,b\n1,2\n3,4\n")
+    frame = sandbox.run_code("import pandas\npandas.read_csv('/home/user/data.csv').sum().to_dict()")
+    assert "4" in frame.text and "6" in frame.text, frame
+finally:
+    sandbox.kill()
+print("done")
