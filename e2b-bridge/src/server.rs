@@ -25,8 +25,9 @@ use crate::sandbox::Sandboxes;
 
 /// Between attempts to accept while there are no descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// Longest time for a request's headers to arrive.
-const HEADER_LIMIT: Duration = Duration::from_secs(30);
+/// Longest time for a request's headers to arrive, and for a connection to be idle: longer than SDKs keep
+/// one, so that none is closed under a request on its way.
+const HEADER_LIMIT: Duration = Duration::from_secs(620);
 
 /// What answers requests.
 #[derive(Clone, Debug)]
