@@ -60,12 +60,19 @@ struct Headers {
 impl Containerd {
     /// Connects to the daemon's socket.
     pub async fn connect(socket: &Path, namespace: &str) -> Result<Self, ContainerdError> {
-        let address = format!("unix:{}", socket.display());
-        let connect = async { Endpoint::from_shared(address)?.connect().await };
-        let channel = connect.await.map_err(|source| ContainerdError::Connect {
-            socket: socket.into(),
-            source,
-        })?;
+        let connect = async { endpoint(socket)?.connect().await };
+        let channel = connect.await.map_err(no_connection(socket))?;
+        Self::over(channel, namespace)
+    }
+
+    /// Connects when the first call is made; a daemon that is away is that call's error. In an asynchronous
+    /// runtime only.
+    pub fn connect_lazily(socket: &Path, namespace: &str) -> Result<Self, ContainerdError> {
+        let endpoint = endpoint(socket).map_err(no_connection(socket))?;
+        Self::over(endpoint.connect_lazy(), namespace)
+    }
+
+    fn over(channel: Channel, namespace: &str) -> Result<Self, ContainerdError> {
         let namespace = namespace.parse().map_err(|_| ContainerdError::Namespace {
             namespace: namespace.into(),
         })?;
@@ -89,6 +96,17 @@ impl Containerd {
     /// What a service's client is made of.
     fn service(&self) -> InterceptedService<Channel, Headers> {
         InterceptedService::new(self.channel.clone(), self.headers.clone())
+    }
+}
+
+fn endpoint(socket: &Path) -> Result<Endpoint, tonic::transport::Error> {
+    Endpoint::from_shared(format!("unix:{}", socket.display()))
+}
+
+fn no_connection(socket: &Path) -> impl FnOnce(tonic::transport::Error) -> ContainerdError {
+    move |source| ContainerdError::Connect {
+        socket: socket.into(),
+        source,
     }
 }
 

@@ -41,6 +41,7 @@ pub fn router(api: Api) -> Router {
         .merge(template_routes())
         .merge(missing_routes())
         .fallback(no_route)
+        .method_not_allowed_fallback(no_route)
         .with_state(api)
 }
 
@@ -103,3 +104,6 @@ async fn no_route(method: Method, uri: Uri) -> ApiError {
         path: uri.path().to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests;
