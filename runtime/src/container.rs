@@ -70,16 +70,7 @@ impl Container {
         spec::check_container(oci).map_err(ContainerError::Spec)?;
         let disk = DiskSpec::from_mounts(&asked.rootfs).map_err(ContainerError::Rootfs)?;
         let disk_path = disk.path().to_owned();
-        let wanted = host_files::wanted(oci);
-        let relayed = machine.servers.map(|servers| Relayed {
-            container: asked.id.clone(),
-            servers: servers.clone(),
-        });
-        let reading = tokio::task::spawn_blocking(move || HostFiles::read(&wanted, relayed)).await;
-        let mut files = reading
-            .map_err(|_| ContainerError::Abandoned)?
-            .map_err(ContainerError::HostFile)?;
-
+        let mut files = read_files(machine, &asked).await?;
         let attaching = trace::stage("attach");
         let (disk, slot) = {
             // It waits for other holders of the disk, if there are any.
@@ -126,9 +117,7 @@ impl Container {
         }
         // Hooks write such files: what they wrote is there before the first process runs.
         files.send_changes(machine.guest, &container.id).await;
-        if let Some(following) = files.follow(machine.guest.clone(), &container.id) {
-            *container.following.lock().await = Some(following);
-        }
+        container.follow(machine, files).await;
         Ok(Arc::new(container))
     }
 
@@ -142,6 +131,7 @@ impl Container {
         let oci = asked.oci.read();
         spec::check_container(oci).map_err(ContainerError::Spec)?;
         let disk = DiskSpec::from_mounts(&asked.rootfs).map_err(ContainerError::Rootfs)?;
+        let mut files = read_files(machine, &asked).await?;
         let slot = machine.slots.take_occupied(saved.slot);
         let slot = slot.ok_or(ContainerError::NoSlot)?;
         let adopted = machine.guest.adopt_container(&saved.id, &asked.id).await;
@@ -155,11 +145,21 @@ impl Container {
             read_only: saved.read_only,
             first: Some(first),
         };
+        // Those that it was saved with were its source's.
+        files.send_all(machine.guest, &container.id).await;
         if let Err(error) = container.run_create_hooks().await {
             container.undo(machine).await;
             return Err(error);
         }
+        files.send_changes(machine.guest, &container.id).await;
+        container.follow(machine, files).await;
         Ok(Arc::new(container))
+    }
+
+    async fn follow(&self, machine: Machine<'_>, files: HostFiles) {
+        if let Some(following) = files.follow(machine.guest.clone(), &self.id) {
+            *self.following.lock().await = Some(following);
+        }
     }
 
     /// What has to be known of it to take it over, and where its disk is.
@@ -259,6 +259,22 @@ impl Container {
             lease.vacate();
         }
     }
+}
+
+/// Reads the files of the host that a container binds.
+async fn read_files(
+    machine: Machine<'_>,
+    asked: &ContainerSpec,
+) -> Result<HostFiles, ContainerError> {
+    let wanted = host_files::wanted(asked.oci.read());
+    let relayed = machine.servers.map(|servers| Relayed {
+        container: asked.id.clone(),
+        servers: servers.clone(),
+    });
+    let reading = tokio::task::spawn_blocking(move || HostFiles::read(&wanted, relayed)).await;
+    reading
+        .map_err(|_| ContainerError::Abandoned)?
+        .map_err(ContainerError::HostFile)
 }
 
 /// What can go wrong with a container.

@@ -203,6 +203,17 @@ impl HostFiles {
         messages
     }
 
+    /// Sends all of them to a container that was saved with others. One that it was saved without cannot be added.
+    pub(crate) async fn send_all(&self, guest: &Guest, container: &str) {
+        for file in self.messages() {
+            let destination = Path::new(&file.destination);
+            let sent = guest.update_file(container, destination, &file.content);
+            if let Err(error) = sent.await {
+                tracing::warn!(container, destination = file.destination, error = %chain(&error), "a file of the host is not in the container");
+            }
+        }
+    }
+
     /// Sends every change from now on to the container of this name; `None` if there is nothing to follow.
     pub(crate) fn follow(mut self, guest: Guest, container: &str) -> Option<Following> {
         let watch = self.watch.take()?;

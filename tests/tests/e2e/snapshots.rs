@@ -124,35 +124,54 @@ const WAIT: &str = "while [ ! -e /stop ]; do sleep 0.1; done; echo over; cat /st
 fn attached(bed: &mut Bed) {
     let cni = Cni::bridge(bed);
     let source = bed.id("source");
-    let run = bed.run(&["-d", "--cni"], BUSYBOX, &source, &["sh", "-c", WAIT]);
+    let hosts = |bed: &mut Bed, about: &str| {
+        let path = bed.scratch(about);
+        std::fs::write(&path, format!("127.0.0.1 {about}\n")).expect("the bed's disk has room");
+        format!(
+            "type=bind,src={},dst=/etc/hosts,options=rbind:ro",
+            path.display()
+        )
+    };
+    let mount = hosts(bed, "of-the-source");
+    let flags = ["-d", "--cni", "--mount", &mount];
+    let run = bed.run(&flags, BUSYBOX, &source, &["sh", "-c", WAIT]);
     cni.client(bed, &run).run().succeeded();
     let name = bed.id("waiting");
     cube(bed, &["snapshot", "create", &source, &name])
         .run()
         .succeeded();
     let clone = bed.id("clone");
-    let flags = ["--rm", "--cni", "--annotation", &from(&name)];
+    let mount = hosts(bed, "of-the-clone");
+    let from = from(&name);
+    let flags = ["--rm", "--cni", "--mount", &mount, "--annotation", &from];
     let run = bed.run(&flags, BUSYBOX, &clone, &["sh", "-c", WAIT]);
     let running = cni.client(bed, &run).start();
-    let show = "hostname; ip -o -4 addr show dev eth0 | sed 's|.* inet \\([0-9.]*\\)/.*|\\1|'
+    let show = "cat /etc/hosts; ip -o -4 addr show dev eth0 | sed 's|.* inet \\([0-9.]*\\)/.*|\\1|'
         ping -c 1 -W 20 10.77.0.1 >/dev/null && echo reaches";
     eventually("clone", STEP_LIMIT, || {
         bed.exec(&clone, "true").run().code() == 0
     });
     let said = bed.exec(&clone, show).run().succeeded().out();
     assert!(
-        said.contains("10.77.0.3") && said.contains("reaches"),
+        ["10.77.0.3", "reaches", "of-the-clone"]
+            .iter()
+            .all(|word| said.contains(word)),
         "{said}"
     );
     let said = bed.exec(&source, show).run().succeeded().out();
     assert!(
-        said.contains("10.77.0.2") && said.contains("reaches"),
+        ["10.77.0.2", "reaches", "of-the-source"]
+            .iter()
+            .all(|word| said.contains(word)),
         "{said}"
     );
     bed.exec(&clone, "echo later >/stop").run().succeeded();
     let ended = running.wait().expect_code(3);
     assert_eq!(ended.out(), "over\nlater");
     super::network::end(bed, &cni, &source);
+    for about in ["of-the-source", "of-the-clone"] {
+        std::fs::remove_file(bed.scratch(about)).expect("it was made above");
+    }
     cube(bed, &["snapshot", "rm", &name]).run().succeeded();
 }
 
