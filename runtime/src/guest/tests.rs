@@ -168,7 +168,9 @@ async fn an_agent_of_another_protocol_is_not_claimed() {
 #[tokio::test]
 async fn a_claim_that_is_not_acknowledged_gives_no_guest() {
     // This agent does not know the call, which ttrpc answers with NOT_FOUND.
-    let machine = FakeMachine::start(Some(Fake { protocol: 1 }));
+    let machine = FakeMachine::start(Some(Fake {
+        protocol: cube_protocol::PROTOCOL_VERSION,
+    }));
     let error = machine.claim().await.unwrap_err();
     assert!(matches!(
         error,
