@@ -52,7 +52,8 @@ be $mac
 try again fetch $V4
 "#;
 
-fn cube(bed: &Bed, arguments: &[&str]) -> Program {
+/// The `cube` command on a bed's sandboxes.
+pub fn cube(bed: &Bed, arguments: &[&str]) -> Program {
     Program::new(our_programs().join("cube"))
         .env("CUBE_CONFIG", bed.config())
         .args(arguments)

@@ -11,6 +11,7 @@ use cube_tests::name_server::NameServer;
 use cube_tests::suite::{Case, case};
 
 use crate::MAIN;
+use crate::egress::cube;
 use crate::network::end;
 
 pub const CASES: &[Case] = &[
@@ -67,6 +68,15 @@ fn names(bed: &mut Bed) {
         let told = bed.exec(&id, &direct).run().succeeded().out();
         assert!(told.contains(&ip.to_string()), "{told}");
         assert_eq!(tries(bed, &cni, ip), EXPECT);
+        // One who asks for himself can be allowed no names, and can be stopped asking.
+        let named = r#"{"allow":["allowed.test"]}"#;
+        cube(bed, &["egress", &id, named])
+            .run()
+            .refused(&["allowed.test", "start it with one"]);
+        let denied = r#"{"default":"deny"}"#;
+        cube(bed, &["egress", &id, denied]).run().succeeded();
+        let told = bed.exec(&id, &format!("timeout 12 {direct}")).run();
+        assert_ne!(told.code(), 0, "{}", told.out());
         end(bed, &cni, &id);
     });
 }
