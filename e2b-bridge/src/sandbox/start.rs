@@ -37,10 +37,15 @@ pub enum StartError {
         last_words: String,
     },
     /// It did not listen in time.
-    #[error("nothing listened on port {port} within {} s", READY_LIMIT.as_secs())]
+    #[error(
+        "nothing listened on port {port} within {} s; the template's start command said: {last_words}",
+        READY_LIMIT.as_secs()
+    )]
     Late {
         /// The port.
         port: u16,
+        /// The last lines of its output.
+        last_words: String,
     },
 }
 
@@ -69,7 +74,7 @@ pub async fn start(
     };
     tokio::select! {
         ready = timeout(READY_LIMIT, listens(sandbox, port)) => {
-            ready.map_err(|_| StartError::Late { port })
+            ready.map_err(|_| StartError::Late { port, last_words: last_words(sandbox) })
         }
         // What came of it is in the log.
         _ = following => Err(StartError::Ended { port, last_words: last_words(sandbox) }),
