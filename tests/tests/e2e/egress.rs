@@ -10,6 +10,7 @@ use cube_tests::ctr::BUSYBOX;
 use cube_tests::series::our_programs;
 use cube_tests::suite::{Case, case};
 
+use crate::network::end;
 use crate::{ALSO_MAIN, MAIN};
 
 pub const CASES: &[Case] = &[
@@ -105,7 +106,7 @@ fn hostile(bed: &mut Bed) {
     let said = tries("unbound", &[]);
     let expect = "allowed: yes\nport: yes\nv6: yes\nudp: yes\nping: yes\nmetadata: no\nsource: no\nmac: no\nagain: yes";
     assert_eq!(said, expect);
-    bed.kill_and_delete(&served);
+    end(bed, &cni, &served);
 }
 
 fn malformed(bed: &mut Bed) {
