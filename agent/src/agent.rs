@@ -75,7 +75,7 @@ impl Agent {
         *self.greeted_at() = Some(Instant::now());
     }
 
-    /// Gives the machine its identity, once: what has started since relies on it. A claim that failed
+    /// Gives the machine its identity, while nothing runs that relies on another one. A claim that failed
     /// leaves the machine unclaimed.
     pub fn claim(&self, claim: &Claim) -> Result<(), AgentError> {
         // Held until it is done, so that of two claims one is refused.
@@ -97,17 +97,11 @@ impl Agent {
     /// Writes file systems back, then stops every process: the machine can be saved. It has no identity from
     /// then on. After a failure it is as it was.
     pub async fn quiesce(&self) -> Result<(), AgentError> {
-        let containers = self.live()?;
         // Before anything stops, so that writing back, which may take long, is no standstill.
-        for container in &containers {
+        for container in self.live()? {
             container.sync().await?;
         }
-        {
-            let mut phase = self.phase();
-            phase.check_running()?;
-            // From here on no container and no process is made.
-            *phase = Phase::Quiesced;
-        }
+        let containers = self.stop_making()?;
         for container in &containers {
             if let Err(error) = container.stand(true).await {
                 self.go_on(&containers).await;
@@ -115,6 +109,15 @@ impl Agent {
             }
         }
         Ok(())
+    }
+
+    /// From here on no container and no process is made; those that are being made are in the way.
+    fn stop_making(&self) -> Result<Vec<Arc<Container>>, AgentError> {
+        let mut phase = self.phase();
+        phase.check_running()?;
+        let containers = self.live()?;
+        *phase = Phase::Quiesced;
+        Ok(containers)
     }
 
     /// Takes a container over under another name, in a machine that was restored; tells how its first process was

@@ -78,9 +78,9 @@ enum StreamError {
 /// Where to be reached.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Address {
-    /// The two vsock ports.
+    /// One vsock port for each purpose.
     Vsock,
-    /// A Unix socket for both.
+    /// A Unix socket for all of them.
     Unix(PathBuf),
 }
 

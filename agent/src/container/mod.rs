@@ -19,9 +19,11 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
+use tokio::time::timeout;
 
 pub use files::{FileError, Files, HostFile};
 pub use parts::{Layout, Parts};
@@ -31,6 +33,7 @@ pub use shared_memory::{SharedMemory, SharedMemoryError};
 pub use slots::{SlotError, Slots};
 pub use start::Command;
 
+use crate::cause::Cause;
 use crate::cgroup::{self, Cgroup, OomWatch, Stats};
 use crate::error::AgentError;
 use crate::oci;
@@ -39,6 +42,10 @@ use crate::process::{Process, SIGKILL, SignalError, Wanted};
 use crate::stage::Root;
 use crate::sys;
 use processes::Processes;
+
+/// Longest time for a root file system to be written back before a save. The host waits for a minute, and
+/// whoever gave up waiting must not find everything stopped later.
+const SYNC_LIMIT: Duration = Duration::from_secs(30);
 
 /// A container that exists.
 pub struct Container {
@@ -157,7 +164,8 @@ impl Container {
 
     /// Writes its root file system back.
     pub async fn sync(&self) -> Result<(), AgentError> {
-        let synced = self.rootfs.lock().await.sync().await;
+        let synced = timeout(SYNC_LIMIT, async { self.rootfs.lock().await.sync().await }).await;
+        let synced = synced.unwrap_or_else(|_| Err(Cause::new("it takes too long")));
         synced.map_err(|source| AgentError::Sync {
             id: self.id.clone(),
             source,

@@ -14,12 +14,8 @@ use super::SnapshotError;
 
 /// Makes a new file with the content of another one.
 pub(super) fn clone_new(source: &Path, path: &Path) -> Result<File, SnapshotError> {
-    let failed = |path: &Path| {
-        let path = path.to_path_buf();
-        move |source| SnapshotError::File { path, source }
-    };
-    let from = File::open(source).map_err(failed(source))?;
-    let to = create(path).map_err(failed(path))?;
+    let from = File::open(source).map_err(SnapshotError::file(source))?;
+    let to = create(path).map_err(SnapshotError::file(path))?;
     clone_over(&from, &to, path)?;
     Ok(to)
 }
@@ -32,10 +28,7 @@ pub(crate) fn clone_over(from: &impl AsFd, to: &File, path: &Path) -> Result<(),
         Err(Errno::XDEV | Errno::OPNOTSUPP | Errno::NOTTY | Errno::INVAL) => {
             Err(SnapshotError::Clone { path: path.into() })
         }
-        Err(errno) => Err(SnapshotError::File {
-            path: path.into(),
-            source: errno.into(),
-        }),
+        Err(errno) => Err(SnapshotError::file(path)(errno.into())),
     }
 }
 

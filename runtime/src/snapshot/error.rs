@@ -2,7 +2,7 @@
 //! Why there is no snapshot, or none that can be used.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use cube_vmm::fingerprint::FingerprintError;
 use thiserror::Error;
@@ -112,6 +112,15 @@ pub enum SnapshotError {
 }
 
 impl SnapshotError {
+    /// What went wrong with a file.
+    pub(crate) fn file(path: &Path) -> impl Fn(io::Error) -> Self + use<> {
+        let path = path.to_path_buf();
+        move |source| SnapshotError::File {
+            path: path.clone(),
+            source,
+        }
+    }
+
     /// The class of this failure.
     pub fn kind(&self) -> Kind {
         match self {

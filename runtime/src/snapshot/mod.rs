@@ -6,7 +6,7 @@
 //!     <name>/                   a snapshot, whole and never written to again
 //!         snapshot.json  state.bin  memory.bin  disk.img
 //!     .base.<template>.bin      the memory of a template, for snapshots of its clones to be clones of
-//!     .new.<name>/              being made, or left by a program that was killed
+//!     .new.<name>.<pid>/        being made, or left by a program that was killed: then nobody has it locked
 //! ```
 //!
 //! Memory, devices and disk are of one instant: the guest's processes stand, its processors too, and what

@@ -2,7 +2,7 @@
 //! The directory of snapshots. A snapshot appears there by a rename and is never written to again.
 
 use std::fs::{self, DirBuilder, File};
-use std::io;
+use std::io::{self, Read, Seek, SeekFrom};
 use std::os::fd::BorrowedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -15,6 +15,7 @@ use rustix::io::Errno;
 use super::record::FORMAT;
 use super::{DISK, MEMORY, RECORD, STATE, SnapshotError, SnapshotName, SnapshotRecord, clone};
 use crate::config::Config;
+use crate::template::next_data;
 
 /// All snapshots of a host.
 #[derive(Clone, Debug)]
@@ -44,17 +45,14 @@ impl Snapshots {
 
     /// What is there, the oldest first. What is not a snapshot is left out.
     pub fn list(&self) -> Result<Vec<SnapshotRecord>, SnapshotError> {
-        let failed = |source| SnapshotError::File {
-            path: self.dir.clone(),
-            source,
-        };
+        let failed = SnapshotError::file(&self.dir);
         let entries = match fs::read_dir(&self.dir) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            entries => entries.map_err(failed)?,
+            entries => entries.map_err(&failed)?,
         };
         let mut records = Vec::new();
         for entry in entries {
-            let name = entry.map_err(failed)?.file_name();
+            let name = entry.map_err(&failed)?.file_name();
             let Some(Ok(name)) = name.to_str().map(str::parse::<SnapshotName>) else {
                 continue;
             };
@@ -108,56 +106,69 @@ impl Snapshots {
         if !self.list()?.is_empty() {
             return Ok(());
         }
-        let failed = |path: &Path| {
-            let path = path.to_path_buf();
-            move |source| SnapshotError::File { path, source }
-        };
-        for entry in fs::read_dir(&self.dir).map_err(failed(&self.dir))? {
-            let entry = entry.map_err(failed(&self.dir))?;
-            if entry.file_name().as_encoded_bytes().starts_with(b".base.") {
-                fs::remove_file(entry.path()).map_err(failed(&entry.path()))?;
-            }
+        for base in self.hidden(".base.")? {
+            fs::remove_file(&base).map_err(SnapshotError::file(&base))?;
         }
         Ok(())
     }
 
     /// Keeps others from making or removing copies of templates for as long as the result lives.
     fn lock(&self) -> Result<File, SnapshotError> {
-        let failed = |source| SnapshotError::File {
-            path: self.dir.clone(),
-            source,
-        };
-        let dir = File::open(&self.dir).map_err(failed)?;
+        let failed = SnapshotError::file(&self.dir);
+        let dir = File::open(&self.dir).map_err(&failed)?;
         flock(&dir, FlockOperation::LockExclusive).map_err(|errno| failed(errno.into()))?;
         Ok(dir)
     }
 
-    /// A directory to make one in.
+    /// A directory to make one in, of the caller's own: two programs may be at the same name.
     pub(super) fn begin(&self, name: &SnapshotName) -> Result<Scratch, SnapshotError> {
         if self.path(name).exists() {
             let name = name.to_string();
             return Err(SnapshotError::Exists { name });
         }
-        let failed = |path: &Path| {
-            let path = path.to_path_buf();
-            move |source| SnapshotError::File { path, source }
-        };
         let mut builder = DirBuilder::new();
-        builder.mode(0o700);
-        builder
-            .recursive(true)
-            .create(&self.dir)
-            .map_err(failed(&self.dir))?;
-        let dir = self.dir.join(format!(".new.{name}"));
-        remove_dir(&dir)?;
-        builder
-            .recursive(false)
-            .create(&dir)
-            .map_err(failed(&dir))?;
+        builder.mode(0o700).recursive(true);
+        let made = builder.create(&self.dir);
+        made.map_err(SnapshotError::file(&self.dir))?;
+        let _alone = self.lock()?;
+        self.remove_abandoned()?;
+        let own = format!(".new.{name}.{}", rustix::process::getpid().as_raw_nonzero());
+        let dir = self.dir.join(own);
+        let failed = SnapshotError::file(&dir);
+        builder.recursive(false).create(&dir).map_err(&failed)?;
+        let lock = File::open(&dir).map_err(&failed)?;
+        let locked = flock(&lock, FlockOperation::NonBlockingLockExclusive);
+        locked.map_err(|errno| failed(errno.into()))?;
         Ok(Scratch {
             dir,
+            _lock: lock,
             published: false,
         })
+    }
+
+    /// Removes what killed programs were making: the lock on it ended with them.
+    fn remove_abandoned(&self) -> Result<(), SnapshotError> {
+        for path in self.hidden(".new.")? {
+            let dir = File::open(&path).map_err(SnapshotError::file(&path))?;
+            if flock(&dir, FlockOperation::NonBlockingLockExclusive).is_ok() {
+                remove_dir(&path)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What has a name that begins so.
+    fn hidden(&self, beginning: &str) -> Result<Vec<PathBuf>, SnapshotError> {
+        let failed = SnapshotError::file(&self.dir);
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&self.dir).map_err(&failed)? {
+            let entry = entry.map_err(&failed)?;
+            let name = entry.file_name();
+            if name.as_encoded_bytes().starts_with(beginning.as_bytes()) {
+                found.push(entry.path());
+            }
+        }
+        Ok(found)
     }
 
     /// A clone of a template's memory at `path`.
@@ -244,6 +255,8 @@ impl Snapshot {
 #[derive(Debug)]
 pub(super) struct Scratch {
     dir: PathBuf,
+    /// Says that somebody is at it.
+    _lock: File,
     published: bool,
 }
 
@@ -265,17 +278,13 @@ impl Scratch {
         name: &SnapshotName,
         record: &SnapshotRecord,
     ) -> Result<(), SnapshotError> {
-        let failed = |path: &Path| {
-            let path = path.to_path_buf();
-            move |source| SnapshotError::File { path, source }
-        };
         let text = serde_json::to_vec_pretty(record).expect("a record is text and numbers");
         let path = self.path(RECORD);
-        fs::write(&path, text).map_err(failed(&path))?;
+        fs::write(&path, text).map_err(SnapshotError::file(&path))?;
         for file in [RECORD, STATE, MEMORY, DISK] {
-            sync(&self.path(file)).map_err(failed(&self.path(file)))?;
+            sync(&self.path(file)).map_err(SnapshotError::file(&self.path(file)))?;
         }
-        sync(&self.dir).map_err(failed(&self.dir))?;
+        sync(&self.dir).map_err(SnapshotError::file(&self.dir))?;
         let path = snapshots.path(name);
         match renameat_with(CWD, &self.dir, CWD, &path, RenameFlags::NOREPLACE) {
             Ok(()) => self.published = true,
@@ -283,9 +292,9 @@ impl Scratch {
                 let name = name.to_string();
                 return Err(SnapshotError::Exists { name });
             }
-            Err(errno) => return Err(failed(&path)(errno.into())),
+            Err(errno) => return Err(SnapshotError::file(&path)(errno.into())),
         }
-        sync(&snapshots.dir).map_err(failed(&snapshots.dir))
+        sync(&snapshots.dir).map_err(SnapshotError::file(&snapshots.dir))
     }
 }
 
@@ -315,24 +324,17 @@ fn remove_dir(path: &Path) -> Result<(), SnapshotError> {
 
 /// Copies what is not a hole.
 fn copy_sparse(from: &Path, to: &Path) -> io::Result<()> {
-    use rustix::fs::SeekFrom::{Data, Hole, Start};
-    use std::io::{Read, Seek};
     let (mut from, mut to) = (File::open(from)?, clone::create(to)?);
     let length = from.metadata()?.len();
     to.set_len(length)?;
     let mut at = 0;
-    loop {
-        let data = match rustix::fs::seek(&from, Data(at)) {
-            // No data behind this point.
-            Err(Errno::NXIO) => return Ok(()),
-            found => found?,
-        };
-        let hole = rustix::fs::seek(&from, Hole(data))?;
-        rustix::fs::seek(&from, Start(data))?;
-        to.seek(io::SeekFrom::Start(data))?;
-        io::copy(&mut Read::by_ref(&mut from).take(hole - data), &mut to)?;
-        at = hole;
+    while let Some((start, end)) = next_data(&from, at, length)? {
+        from.seek(SeekFrom::Start(start))?;
+        to.seek(SeekFrom::Start(start))?;
+        io::copy(&mut Read::by_ref(&mut from).take(end - start), &mut to)?;
+        at = end;
     }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -398,10 +400,33 @@ mod tests {
         assert!(names(&snapshots).is_empty());
         drop(scratch);
         assert_eq!(fs::read_dir(&snapshots.dir).unwrap().count(), 0);
-        // And one that a killed program left is in nobody's way.
-        fs::create_dir(snapshots.dir.join(".new.a")).unwrap();
+        // And one that a killed program left goes with the next.
+        let left = snapshots.dir.join(".new.a.1");
+        fs::create_dir(&left).unwrap();
         publish(&snapshots, "a", 1).unwrap();
         assert_eq!(names(&snapshots), ["a"]);
+        assert!(!left.exists());
+    }
+
+    #[test]
+    fn two_that_make_one_name_do_not_meet() {
+        let (_dir, snapshots) = store();
+        // Of another program, as its process id says.
+        let first = snapshots.begin(&name("a")).unwrap();
+        let others = snapshots.dir.join(".new.a.1");
+        fs::rename(&first.dir, &others).unwrap();
+        let first = Scratch {
+            dir: others,
+            _lock: first._lock.try_clone().unwrap(),
+            published: false,
+        };
+        for file in [STATE, MEMORY, DISK] {
+            first.create(file).unwrap();
+        }
+        publish(&snapshots, "a", 2).unwrap();
+        let late = first.publish(&snapshots, &name("a"), &record("a", 1));
+        assert!(matches!(late, Err(SnapshotError::Exists { .. })));
+        assert_eq!(snapshots.list().unwrap()[0].created_s, 2);
     }
 
     #[test]

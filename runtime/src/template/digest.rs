@@ -44,8 +44,8 @@ pub(crate) fn of_sparse(file: &File) -> io::Result<String> {
     Ok(hex(&hash.finalize()))
 }
 
-/// The next stretch of data at or behind `at`, in whole blocks.
-fn next_data(file: &File, at: u64, length: u64) -> io::Result<Option<(u64, u64)>> {
+/// The next stretch of data at or behind `at`, in whole blocks: where it starts and ends.
+pub(crate) fn next_data(file: &File, at: u64, length: u64) -> io::Result<Option<(u64, u64)>> {
     if at >= length {
         return Ok(None);
     }

@@ -52,6 +52,7 @@ pub use store::{Store, StoreError, Unavailable};
 pub use wanted::WantedError;
 
 pub(crate) use build::make;
+pub(crate) use digest::next_data;
 pub(crate) use open::{Found, Lease, SavedDisk, Template, TemplateFiles};
 pub(crate) use wanted::Wanted;
 

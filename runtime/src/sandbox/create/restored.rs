@@ -2,12 +2,14 @@
 //! A sandbox that starts from a snapshot: its container is in it, and stands until its first process is started.
 
 use std::fs::File;
+use std::io;
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::sync::Arc;
 
 use cube_vmm::config::DiskConfig;
 
-use super::{Created, end_with_agent, last_words, launch};
+use super::{Created, blocking, end_with_agent, last_words, launch};
 use crate::config::Config;
 use crate::guest;
 use crate::launch::open_kvm;
@@ -24,8 +26,11 @@ pub(super) async fn create(
     spec: &SandboxSpec,
     from: &StartFrom,
 ) -> Result<Created, CreateError> {
-    let kvm = open_kvm()?;
-    let look = look(config, from, &kvm)?;
+    let look = {
+        let (config, from) = (config.clone(), from.clone());
+        // It waits for other holders of the disk, if there are any.
+        blocking(move || look(&config, &from)).await?
+    };
     let record = look.snapshot.record;
     // The machine is as it was saved, whatever the spec would have it be.
     let spec = SandboxSpec {
@@ -37,7 +42,7 @@ pub(super) async fn create(
     launched.write_down(None).map_err(CreateError::Layout)?;
     let machine = {
         let _stage = trace::stage("restore");
-        let restored = launched.restore(kvm, look.files, false).await;
+        let restored = launched.restore(look.kvm, look.files, false).await;
         restored.map_err(CreateError::Restore)?
     };
     let dir = &machine.footprint.dir;
@@ -62,24 +67,22 @@ pub(super) async fn create(
 
 /// What was found of a snapshot.
 struct Look {
+    kvm: File,
     snapshot: Snapshot,
     files: TemplateFiles,
     memory: Arc<File>,
 }
 
 /// Opens the snapshot's files and gives the container's disk their content.
-fn look(config: &Config, from: &StartFrom, kvm: &File) -> Result<Look, CreateError> {
+fn look(config: &Config, from: &StartFrom) -> Result<Look, CreateError> {
     let _stage = trace::stage("snapshot.open");
+    let kvm = open_kvm()?;
     let snapshot = Snapshots::of(config).find(&from.snapshot);
     let snapshot = snapshot.map_err(CreateError::Snapshot)?;
     snapshot.check(kvm.as_fd()).map_err(CreateError::Snapshot)?;
     let [state, memory, saved] = snapshot.open().map_err(CreateError::Snapshot)?;
-    let again = memory.try_clone().map_err(|source| {
-        CreateError::Snapshot(SnapshotError::File {
-            path: snapshot.memory_path(),
-            source,
-        })
-    })?;
+    let again = memory.try_clone();
+    let again = again.map_err(|error| failed(&snapshot.memory_path(), error))?;
     let disk = disk_of(from, &snapshot, &saved)?;
     let files = TemplateFiles {
         state: state.into(),
@@ -88,6 +91,7 @@ fn look(config: &Config, from: &StartFrom, kvm: &File) -> Result<Look, CreateErr
         disks: vec![disk],
     };
     Ok(Look {
+        kvm,
         snapshot,
         files,
         memory: Arc::new(again),
@@ -100,14 +104,12 @@ fn disk_of(from: &StartFrom, snapshot: &Snapshot, saved: &File) -> Result<SavedD
     let disk = spec.open().map_err(CreateError::SnapshotDisk)?;
     let file = File::from(disk.file);
     if !disk.read_only {
-        let failed = |source| {
-            let path = path.clone();
-            CreateError::Snapshot(SnapshotError::File { path, source })
-        };
         clone_over(saved, &file, &path).map_err(CreateError::Snapshot)?;
         // What was longer before is not cut off by a clone.
-        let length = saved.metadata().map_err(failed)?.len();
-        file.set_len(length).map_err(failed)?;
+        let length = saved.metadata().map(|saved| saved.len());
+        length
+            .and_then(|length| file.set_len(length))
+            .map_err(|error| failed(&path, error))?;
     }
     let container = &snapshot.record.container;
     Ok(SavedDisk {
@@ -117,4 +119,8 @@ fn disk_of(from: &StartFrom, snapshot: &Snapshot, saved: &File) -> Result<SavedD
         },
         file: file.into(),
     })
+}
+
+fn failed(path: &Path, source: io::Error) -> CreateError {
+    CreateError::Snapshot(SnapshotError::file(path)(source))
 }
